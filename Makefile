@@ -1,0 +1,54 @@
+# make demo   the main job on the embedded images, from a fresh machine; says where the page is
+# make test   every test, from a fresh machine
+# make setup  .venv with every extra and the test tools; quick when nothing changed
+# make lint types fmt unit bench clean
+
+PYTHON ?= python3
+OUT ?= demo
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --quiet --constraint constraints.txt
+
+.PHONY: demo setup test unit lint types fmt bench schema clean
+
+demo: .venv/.study
+	$(BIN)/mednorm study tissue --preset quick --out $(OUT)
+
+setup: .venv/.setup
+
+test: .venv/.setup
+	$(BIN)/python -m pytest
+
+unit: .venv/.setup
+	$(BIN)/python -m pytest -m "not slow" tests/unit tests/properties tests/docs src
+
+lint: .venv/.setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/.setup
+	$(BIN)/mypy
+
+fmt: .venv/.setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/.setup
+	$(BIN)/python benchmarks/layer.py
+
+schema: .venv/.setup
+	$(BIN)/python -m mednorm.results > docs/reference/results.schema.json
+
+clean:
+	rm -rf .venv demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# What the study needs, and no test tools: a fresh machine waits for less.
+.venv/.study: pyproject.toml constraints.txt
+	@echo "Setting up .venv: PyTorch, MONAI, Lightning and what they need; two to four minutes …"
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) --editable ".[study]"
+	@touch $@
+
+.venv/.setup: .venv/.study
+	@echo "Adding the test tools and every extra …"
+	$(PIP) --editable ".[study,tensorboard,dev]"
+	@touch $@

@@ -1,0 +1,59 @@
+"""The commands, and how their mistakes are said."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from mednorm import __version__
+from mednorm.cli.data import data_app
+from mednorm.cli.evaluate import evaluate
+from mednorm.cli.report import report
+from mednorm.cli.study import study
+from mednorm.cli.train import train
+from mednorm.errors import MednormError
+
+app = typer.Typer(
+    name="mednorm",
+    help="Train, compare and judge the normalization inside networks that look at medical images.",
+    epilog="Example: mednorm study tissue --preset quick --out results",
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+app.command()(study)
+app.command()(train)
+app.command()(evaluate)
+app.command()(report)
+app.add_typer(data_app, name="data")
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"mednorm {__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command; return its exit status."""
+    try:
+        return app(arguments, prog_name="mednorm", standalone_mode=False) or 0
+    except TyperException as error:  # a mistake in options or arguments
+        return _say(" ".join(error.format_message().split()))
+    except MednormError as error:
+        return _say(" ".join(str(error).split()))
+    except (typer.Abort, KeyboardInterrupt):
+        print("mednorm: stopped. The same command goes on where it was.", file=sys.stderr)
+        return 130
+
+
+def _say(line: str) -> int:
+    print(f"mednorm: {line}", file=sys.stderr)
+    return 2

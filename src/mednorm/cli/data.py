@@ -1,0 +1,40 @@
+"""`mednorm data`: what the readers see."""
+
+from __future__ import annotations
+
+import json as json_module
+from typing import Annotated, Literal
+
+import typer
+
+from mednorm.cli import options as o
+
+data_app = typer.Typer(help="Look at images and their targets.", no_args_is_help=True, rich_markup_mode="rich")
+
+
+@data_app.command()
+def describe(
+    path: Annotated[str, typer.Argument(help="A .npz, a manifest.csv or its folder, or tissue.", metavar="PATH")],
+    kind: Annotated[
+        Literal["classification", "segmentation"] | None, typer.Option("--kind", help="What to read, where both fit.")
+    ] = None,
+    classes: o.Classes = None,
+    split_seed: o.SplitSeed = None,
+    json: o.Json = False,
+) -> None:
+    """Read every image, check it, and count: splits, classes, sites, shapes, intensities.
+
+    Example:
+      mednorm data describe heart/manifest.csv --kind segmentation
+    """
+    from mednorm.cli.show import show_description
+    from mednorm.data import describe as describe_images
+    from mednorm.data import read, tissue
+
+    seed = split_seed or 0
+    images = tissue(seed) if path == "tissue" else read(path, kind=kind, classes=o.words(classes), seed=seed)
+    description = describe_images(images)
+    if json:
+        typer.echo(json_module.dumps(description.to_dict(), indent=1))
+    else:
+        show_description(description, o.console)

@@ -1,0 +1,34 @@
+"""`mednorm evaluate`: judge a trained run on images."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from mednorm.cli import options as o
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, such as results/runs/batch-none-b8-s0.", metavar="RUN")],
+    data: o.Data = None,
+    split: Annotated[
+        Literal["train", "val", "test", "all"], typer.Option("--split", help="Which images to judge it on.")
+    ] = "test",
+    json: o.Json = False,
+) -> None:
+    """Judge a trained run in evaluation mode, on its own data or on other data of the same classes.
+
+    Example:
+      mednorm evaluate results/runs/batch-none-b8-s0 --data other/manifest.csv --split all
+    """
+    from mednorm.cli.show import show_scores
+    from mednorm.training.evaluation import evaluate_run
+
+    images, scores = evaluate_run(run, data, split)
+    if json:
+        typer.echo(json_module.dumps({"run": str(run), "split": split, "images": images, "metrics": scores}, indent=1))
+    else:
+        show_scores(f"{run.name}, {split}, {images} images", scores, o.console)

@@ -1,0 +1,60 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from mednorm.errors import ConfigError
+
+console = Console()
+messages = Console(stderr=True)
+
+TaskName = Annotated[str, typer.Argument(help="tissue (images included) or lung.", metavar="TASK")]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", help="A MedMNIST .npz, a manifest.csv, or the folder that holds one.", metavar="PATH"),
+]
+Classes = Annotated[
+    str | None, typer.Option("--classes", help="Class names in the order of their numbers, with commas between.")
+]
+ImageSize = Annotated[str | None, typer.Option("--image-size", help="Resample every image, e.g. 128,128.")]
+SplitSeed = Annotated[int | None, typer.Option("--split-seed", help="Seed of the split, where the data names none.")]
+Epochs = Annotated[int | None, typer.Option("--epochs", help="Passes over the training images.")]
+Optimizer = Annotated[str | None, typer.Option("--optimizer", help="adam, adamw or sgd.")]
+LearningRate = Annotated[float | None, typer.Option("--learning-rate", help="The same for every arm.")]
+Dropout = Annotated[float | None, typer.Option("--dropout", help="Share dropped, where an arm has dropout.")]
+L1 = Annotated[float | None, typer.Option("--l1", help="Weight of the L1 penalty, where an arm has l1.")]
+L2 = Annotated[float | None, typer.Option("--l2", help="Weight of the L2 penalty, where an arm has l2.")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
+TensorBoard = Annotated[
+    bool | None, typer.Option("--tensorboard/--no-tensorboard", help="Also log every epoch for TensorBoard.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON to read by machine.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder for everything that is written.", metavar="DIR")]
+
+
+def words(text: str | None) -> list[str] | None:
+    """Split "a,b" into its words."""
+    return None if text is None else [word.strip() for word in text.split(",")]
+
+
+def numbers(text: str | None, option: str) -> list[int] | None:
+    """Split "2,8,32", or "0..4" with both ends, into whole numbers.
+
+    Raises:
+        ConfigError: something in it is no whole number.
+
+    """
+    if text is None:
+        return None
+    try:
+        if ".." in text:
+            first, last = text.split("..")
+            return list(range(int(first), int(last) + 1))
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{option}: expected whole numbers such as 2,8,32 or 0..4, got {text!r}.") from None

@@ -1,0 +1,95 @@
+"""`mednorm study`: train every arm with every seed, compare, write the page."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mednorm.cli import options as o
+
+
+def study(
+    task: o.TaskName = "tissue",
+    data: o.Data = None,
+    out: o.Out = Path("results"),
+    config: Annotated[
+        Path | None, typer.Option("--config", help="A study.toml; options override it.", metavar="FILE")
+    ] = None,
+    preset: Annotated[str, typer.Option("--preset", help="Where settings start from: default or quick.")] = "default",
+    norms: Annotated[str | None, typer.Option("--norms", help="Of none,batch,group,instance.")] = None,
+    regularizers: Annotated[
+        str | None, typer.Option("--regularizers", help="Of none,dropout,l1,l2 and sums such as dropout+l2.")
+    ] = None,
+    batch_sizes: Annotated[str | None, typer.Option("--batch-sizes", help="Such as 2,4,8,16,32.")] = None,
+    base_batch_size: Annotated[int | None, typer.Option("--base-batch-size", help="Where the others vary.")] = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", help="Such as 0,1,2 or 0..4.")] = None,
+    grid: Annotated[
+        str | None, typer.Option("--grid", help="star: one thing at a time. full: all combinations.")
+    ] = None,
+    target: Annotated[float | None, typer.Option("--target", help="Validation metric whose reaching is timed.")] = None,
+    epochs: o.Epochs = None,
+    optimizer: o.Optimizer = None,
+    learning_rate: o.LearningRate = None,
+    dropout: o.Dropout = None,
+    l1: o.L1 = None,
+    l2: o.L2 = None,
+    classes: o.Classes = None,
+    image_size: o.ImageSize = None,
+    split_seed: o.SplitSeed = None,
+    device: o.Device = None,
+    tensorboard: o.TensorBoard = None,
+    json: o.Json = False,
+) -> None:
+    """Train the same network with and without normalization, with several seeds, and say what it did.
+
+    Writes OUT/results.json, OUT/report.html and one folder for each run. Killed at any moment, the same command goes
+    on where it was; a finished run is not trained again.
+
+    Examples:
+      mednorm study tissue --preset quick --out results
+      mednorm study lung --data pneumoniamnist.npz --norms none,batch --seeds 0..4
+      mednorm study tissue --config study.toml
+    """
+    from mednorm.cli.show import show_results
+    from mednorm.report import write_report
+    from mednorm.study.run import run_study
+    from mednorm.study.settings import resolve
+    from mednorm.training.progress import progress_display
+    from mednorm.training.settings import read_toml
+
+    flags = {
+        "data": data,
+        "norms": o.words(norms),
+        "regularizers": o.words(regularizers),
+        "batch_sizes": o.numbers(batch_sizes, "--batch-sizes"),
+        "base_batch_size": base_batch_size,
+        "seeds": o.numbers(seeds, "--seeds"),
+        "grid": grid,
+        "target": target,
+        "epochs": epochs,
+        "optimizer": optimizer,
+        "learning_rate": learning_rate,
+        "dropout": dropout,
+        "l1": l1,
+        "l2": l2,
+        "classes": o.words(classes),
+        "image_size": o.numbers(image_size, "--image-size"),
+        "split_seed": split_seed,
+        "device": device,
+        "tensorboard": tensorboard,
+    }
+    settings = resolve(task, preset, read_toml(config) if config else {}, flags, str(config))
+    console = o.messages if json else o.console
+    with progress_display(console=console, transient=True) as display:
+        command = shlex.join(["mednorm", *sys.argv[1:]])
+        results = run_study(settings, out, command, display, lambda line: display.console.print(line, highlight=False))
+    page = write_report(results, out)
+    if json:
+        typer.echo((out / "results.json").read_text(encoding="utf-8"), nl=False)
+        return
+    show_results(results, o.console)
+    o.console.print(f"\nFigures  {out / 'results.json'}\nPage     {page}", highlight=False, soft_wrap=True)

@@ -1,0 +1,243 @@
+"""What every reader returns: images with their targets, cut into train, val and test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mednorm.data import pixels
+from mednorm.errors import DataError
+
+Kind = Literal["classification", "segmentation"]
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Item:
+    """One image with its target. Pixels named by a path are read when asked for.
+
+    Attributes:
+        where: where it came from, such as ``"manifest.csv row 3 (images/a.png)"``; part of every message about it.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        image: a file, or an array ``(C, *spatial)``.
+        mask: a file, or an array ``(*spatial)`` of class numbers; None for classification.
+        label: class number; None for segmentation.
+        patient: who was imaged, where known: one patient is in one split only.
+        site: hospital or scanner, where known.
+        metadata: everything else that was said about the image.
+    """
+
+    where: str
+    split: Split
+    image: Path | np.ndarray[Any, Any]
+    mask: Path | np.ndarray[Any, Any] | None = None
+    label: int | None = None
+    patient: str | None = None
+    site: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """A whole split in memory, one row an image, in the order of the items.
+
+    Attributes:
+        images: float32 ``(N, C, *spatial)``, raw intensities in the units of the file.
+        targets: int64, labels ``(N,)`` or masks ``(N, *spatial)``.
+        names: where each image came from.
+        sites: hospital or scanner of each, None where unknown.
+        patients: patient of each, None where unknown.
+    """
+
+    images: Tensor
+    targets: Tensor
+    names: tuple[str, ...]
+    sites: tuple[str | None, ...]
+    patients: tuple[str | None, ...]
+
+
+class _Classes:
+    """The field `ImageSet.classes`: as given, or, given None, counted in the train masks when first asked for."""
+
+    @overload
+    def __get__(self, owner: None, kind: type[Any]) -> _Classes: ...
+    @overload
+    def __get__(self, owner: ImageSet, kind: type[Any]) -> tuple[str, ...]: ...
+    def __get__(self, owner: ImageSet | None, kind: type[Any]) -> _Classes | tuple[str, ...]:
+        if owner is None:
+            raise AttributeError("the field has no default")  # what `dataclass` asks on creating the class
+        if vars(owner)["classes"] is None:
+            vars(owner)["classes"] = _classes_in_masks(owner)
+        return cast(tuple[str, ...], vars(owner)["classes"])
+
+    def __set__(self, owner: ImageSet, names: Sequence[str] | None) -> None:
+        vars(owner)["classes"] = None if names is None else checked_classes(names, owner.source)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ImageSet:
+    """Images of one kind with their classes, cut into train, val and test.
+
+    Attributes:
+        source: what was read; begins the messages about the whole set.
+        kind: ``"classification"`` (a label an image) or ``"segmentation"`` (a mask an image).
+        classes: name of every class, in the order of the numbers. Given None (segmentation only), they are
+            ``"background"``, ``"1"``, … up to the largest value in the train masks, which are then all read once,
+            when `classes` is first asked for; give names to avoid that.
+        items: every image of every split.
+        note: what a reader of results must know about these images.
+
+    Example:
+        >>> import numpy as np
+        >>> items = [
+        ...     Item(f"image {i}", split, np.full((1, 4, 4), 7 * i), label=i % 2)
+        ...     for split in SPLITS for i in range(2)
+        ... ]
+        >>> images = ImageSet("made up", "classification", ("normal", "pneumonia"), tuple(items))
+        >>> images
+        ImageSet('made up', classification, train 2, val 2, test 2)
+        >>> images.load("train").targets
+        tensor([0, 1])
+    """
+
+    source: str
+    kind: Kind
+    classes: _Classes = _Classes()
+    items: tuple[Item, ...] = ()
+    note: str = ""
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name} {sum(item.split == name for item in self.items)}" for name in SPLITS)
+        return f"ImageSet({self.source!r}, {self.kind}, {counts})"
+
+    def split(self, name: Split) -> tuple[Item, ...]:
+        """Return the items of one split.
+
+        Raises:
+            DataError: the name is no split, or the split holds no image.
+        """
+        if name not in SPLITS:
+            raise DataError(f"{self.source}: expected a split named train, val or test, got {name!r}.")
+        items = tuple(item for item in self.items if item.split == name)
+        if not items:
+            raise DataError(
+                f"{self.source}: expected at least one image in split {name!r}, got none ({self!r}). "
+                "Add images to it, or leave out the column `split` to have them divided."
+            )
+        return items
+
+    def pixels(self, item: Item) -> tuple[Tensor, Tensor]:
+        """Read one image and its target, and check both.
+
+        Returns:
+            The image, float32 ``(C, *spatial)`` in raw intensities, and its target, int64: a label without axes,
+            or a mask ``(*spatial)``.
+
+        Raises:
+            DataError: unreadable, NaN or inf in the image, no target, a mask of another size, a label or a mask value
+                outside the classes.
+        """
+        image = pixels.as_float(pixels.image_of(item.image, item.where), item.where)
+        return torch.from_numpy(image), self.target(item, image.shape[1:])
+
+    def target(self, item: Item, size: tuple[int, ...]) -> Tensor:
+        """Read the target of one image whose spatial size is given, and check it; see `pixels`."""
+        if self.kind == "classification":
+            return torch.tensor(_label_of(item, self.classes))
+        mask = _mask_of(item)
+        if mask.shape != size:
+            raise DataError(
+                f"{item.where}: expected a mask of the size of its image, {size}, got {mask.shape}. "
+                "Draw or resample the mask on the grid of the image."
+            )
+        largest = int(mask.max(initial=0))
+        if largest >= len(self.classes):
+            raise DataError(
+                f"{item.where}: expected mask values from 0 to {len(self.classes) - 1} for the classes "
+                f"{', '.join(self.classes)}, got {largest}. Correct the mask, or pass the names of all classes."
+            )
+        return torch.from_numpy(mask)
+
+    def load(self, name: Split, *, size: Sequence[int] | None = None) -> Arrays:
+        """Read and check every pixel of a split.
+
+        Args:
+            name: ``"train"``, ``"val"`` or ``"test"``.
+            size: resample every image to these spatial sizes in voxels, whatever its proportions: by areas where it
+                shrinks, else linearly; masks by nearest neighbour. Needed where the images differ in size.
+
+        Raises:
+            DataError: an empty split, whatever `pixels` raises, or images of different shapes.
+        """
+        items = self.split(name)
+        images, targets = torch.empty(0), torch.empty(0)
+        for row, item in enumerate(items):
+            image, target = self.pixels(item)
+            if size is not None:
+                image, target = pixels.resized(image, target, size, item.where)
+            if row == 0:  # one allocation for the split, instead of a list and then a copy of it
+                images = torch.empty((len(items), *image.shape), dtype=torch.float32)
+                targets = torch.empty((len(items), *target.shape), dtype=torch.int64)
+            elif image.shape != images.shape[1:]:
+                raise DataError(_shapes_differ(self.source, items[0], images.shape[1:], item, image.shape))
+            images[row], targets[row] = image, target
+        return Arrays(
+            images,
+            targets,
+            tuple(item.where for item in items),
+            tuple(item.site for item in items),
+            tuple(item.patient for item in items),
+        )
+
+
+def checked_classes(names: Sequence[str], source: str) -> tuple[str, ...]:
+    """Return names of classes as a tuple.
+
+    Raises:
+        DataError: fewer than two, or one twice.
+    """
+    if isinstance(names, str) or len(set(names)) != len(names) or len(names) < 2:
+        raise DataError(f"{source}: expected at least two classes with different names, got {names!r}.")
+    return tuple(names)
+
+
+def _label_of(item: Item, classes: Sequence[str]) -> int:
+    if item.label is None or not 0 <= item.label < len(classes):
+        raise DataError(f"{item.where}: expected a label from 0 to {len(classes) - 1}, got {item.label}.")
+    return item.label
+
+
+def _mask_of(item: Item) -> np.ndarray[Any, np.dtype[np.int64]]:
+    if item.mask is None:
+        raise DataError(f"{item.where}: expected a mask, got none. Give one, or read the set as classification.")
+    return pixels.mask_of(item.mask, item.where)
+
+
+def _classes_in_masks(images: ImageSet) -> tuple[str, ...]:
+    if images.kind != "segmentation":
+        raise DataError(f"{images.source}: expected names of classes for classification, got None.")
+    largest = max(int(_mask_of(item).max(initial=0)) for item in images.split("train"))
+    if largest == 0:
+        raise DataError(
+            f"{images.source}: expected at least one train mask with a value above 0, got only background. "
+            "Check the masks, or pass the names of all classes."
+        )
+    return ("background", *map(str, range(1, largest + 1)))
+
+
+def _shapes_differ(source: str, first: Item, shape: Sequence[int], other: Item, got: Sequence[int]) -> str:
+    message = (
+        f"{source}: expected all images of split {first.split!r} to have one shape, "
+        f"got {tuple(shape)} in {first.where} and {tuple(got)} in {other.where}."
+    )
+    if shape[0] != got[0]:
+        return f"{message} Save all with the same number of channels."
+    sizes = ", ".join(str(n) for n in shape[1:])
+    return f"{message} Resize the files to one size, or pass one, such as size=({sizes})."

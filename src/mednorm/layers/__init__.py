@@ -1,0 +1,3 @@
+"""Normalization layers, one family a file."""
+
+from mednorm.layers.batch import BatchNorm as BatchNorm

@@ -1,0 +1,139 @@
+"""Assemble the page: everything inlined once, nothing fetched, only our own two scripts allowed to run."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from plotly.offline import get_plotlyjs
+
+from mednorm.errors import RunError
+from mednorm.report import charts, curves, depth, wording
+from mednorm.report.palette import looks
+from mednorm.report.plot import Chart
+from mednorm.report.samples import class_colour, galleries
+from mednorm.report.table import arms_table
+from mednorm.results import Results, Statement
+
+TOPICS = {
+    "quality": "Quality",
+    "speed": "Speed",
+    "batch_size": "Batch size",
+    "regularizer": "Regularizers",
+    "overfitting": "Overfitting",
+    "gradients": "Gradients",
+    "cost": "Cost",
+    "data": "Data",
+    "caution": "Caution",
+}
+
+
+def write_report(results: Results, folder: Path, out: Path | None = None) -> Path:
+    """Write one HTML file that shows a study: sentences, table, charts, sample images, and how it was made.
+
+    The file needs nothing else: no network, no other file. It is written beside its final place first and then moved
+    there, so a reader never meets half a page.
+
+    Args:
+        results: the study, as `read_results` gives it.
+        folder: where results.json lies; `Run.samples` are paths inside it.
+        out: the file to write; by default `report.html` in `folder`.
+
+    Returns:
+        The file written.
+
+    Raises:
+        RunError: a samples file is missing, damaged or outside `folder`, or the page cannot be written.
+
+    """
+    out = folder / "report.html" if out is None else out
+    page = _render(results, folder).encode("utf-8", errors="replace")
+    beside = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(page)
+        os.replace(beside, out)
+    except OSError as error:
+        raise RunError(f"{out}: expected a place to write the report, got: {error}. Choose another file.") from None
+    finally:
+        if beside.exists():
+            beside.unlink()
+    return out
+
+
+@cache
+def _templates() -> Environment:
+    made = Environment(
+        loader=PackageLoader("mednorm", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    made.globals.update(wording=wording, class_colour=class_colour)
+    return made
+
+
+def _part(name: str) -> str:
+    return resources.files("mednorm.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _fingerprint(script: str) -> str:
+    """What the content security policy calls a script by: then no other script runs, whatever the data holds."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def _charts(results: Results) -> list[Chart]:
+    made = [
+        charts.batch_size_chart(results),
+        curves.learning_chart(results),
+        charts.gap_chart(results),
+        charts.regularizer_chart(results),
+        depth.gradient_chart(results),
+        depth.layer_chart(results),
+        charts.cost_chart(results),
+    ]
+    return [chart for chart in made if chart is not None]
+
+
+def _by_topic(statements: list[Statement]) -> list[tuple[str, list[Statement]]]:
+    grouped = [(title, [said for said in statements if said.topic == topic]) for topic, title in TOPICS.items()]
+    return [(title, said) for title, said in grouped if said]
+
+
+def _setting(value: object) -> str:
+    """Print a setting as its configuration file would hold it, text without quotes."""
+    return value if isinstance(value, str) else wording.MISSING if value is None else json.dumps(value)
+
+
+def _render(results: Results, folder: Path) -> str:
+    plotly, script = get_plotlyjs(), _part("page.js")
+    drawn = _charts(results)
+    return (
+        _templates()
+        .get_template("template.html.j2")
+        .render(
+            results=results,
+            study=results.study,
+            data=results.study.data,
+            environment=results.environment,
+            topics=_by_topic(results.statements),
+            table=arms_table(results),
+            charts=drawn,
+            drawings=[chart.drawing() for chart in drawn],
+            looks=looks(results),
+            galleries=galleries(results, folder),
+            settings={key: _setting(value) for key, value in results.study.settings.items()},
+            css=_part("style.css"),
+            plotly=plotly,
+            script=script,
+            hashes=f"{_fingerprint(plotly)} {_fingerprint(script)}",
+        )
+    )

@@ -1,0 +1,217 @@
+"""The schema of `results.json`, version 1. It needs pydantic alone, so that results are read without torch."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mednorm.errors import RunError
+
+SCHEMA_VERSION = 1
+
+# JSON has no infinity and no NaN: a quantity that does not exist is null, with its reason beside it.
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LayerSummary(_Record):
+    """Statistics of one layer's output (before normalization) on one training batch, averaged over its channels."""
+
+    mean: Number | None
+    variance: Number | None
+    range: Number | None
+
+
+class Epoch(_Record):
+    """One pass over the training images. Losses exclude the L1/L2 penalty, which stands in `penalty`."""
+
+    epoch: int = Field(ge=1)
+    train_loss: Number | None
+    val_loss: Number | None
+    penalty: Number | None
+    train_metrics: dict[str, Number | None]
+    val_metrics: dict[str, Number | None]
+    gradient_norms: dict[str, Number | None] = Field(
+        description="L2 norm of each weight's gradient, mean over the steps; keys from the first layer to the last"
+    )
+    layers: dict[str, LayerSummary] = Field(description="keys from the first layer to the last")
+    seconds: Number = Field(ge=0, description="training steps and validation of this epoch")
+    seconds_per_step: Number = Field(ge=0, description="median over the epoch's training steps")
+    peak_memory_mb: Number | None
+
+
+class Run(_Record):
+    """One network trained once. The epoch best in validation was kept, and judged once on the test images."""
+
+    name: str
+    norm: str
+    regularizer: str
+    batch_size: int = Field(ge=1)
+    seed: int
+    status: Literal["finished", "diverged"]
+    best_epoch: int = Field(ge=1)
+    epochs_to_target: int | None = Field(description="null: the target was not reached in the epochs given")
+    seconds_to_target: Number | None
+    metrics: dict[str, Number | None] = Field(
+        description="train_*, val_* and test_* of the kept epoch, in evaluation mode"
+    )
+    epochs: list[Epoch]
+    seconds: Number
+    seconds_per_step: Number
+    peak_memory_mb: Number | None
+    samples: str | None = Field(
+        default=None, description="npz with image, truth and prediction, relative to results.json"
+    )
+
+
+class Estimate(_Record):
+    """A mean over seeds with its Student t interval. With one value there is no spread and no interval."""
+
+    n: int = Field(ge=0, description="seeds behind the estimate")
+    mean: Number | None
+    std: Number | None = Field(default=None, description="sample standard deviation over seeds (n − 1)")
+    low: Number | None = Field(default=None, description="lower end of the 95 % interval")
+    high: Number | None = Field(default=None, description="upper end of the 95 % interval")
+
+
+class ArmSummary(_Record):
+    """One arm over its seeds; `versus_none` pairs each seed with the arm that differs only in its norm, none."""
+
+    norm: str
+    regularizer: str
+    batch_size: int
+    runs: list[str] = Field(description="names of the runs pooled here")
+    metrics: dict[str, Estimate] = Field(description="the same keys as a run's metrics")
+    generalization_gap: Estimate = Field(description="train metric minus test metric, for the study's main metric")
+    epochs_to_target: Estimate = Field(description="over the seeds that reached it; n says how many did")
+    seconds_to_target: Estimate
+    gradient_ratio: Estimate = Field(description="gradient norm of the first layer over the last, first epoch")
+    seconds_per_step: Estimate
+    peak_memory_mb: Estimate
+    versus_none: dict[str, Estimate] = Field(
+        description="paired differences, arm minus no normalization: the main test metric, generalization_gap, "
+        "epochs_to_target, seconds_per_step, peak_memory_mb; empty for arms without a partner"
+    )
+
+
+class Statement(_Record):
+    """One plain sentence about the numbers, with the numbers it rests on."""
+
+    topic: Literal[
+        "quality", "speed", "batch_size", "regularizer", "overfitting", "gradients", "cost", "data", "caution"
+    ]
+    verdict: Literal["better", "worse", "not distinguishable", "info"]
+    text: str
+    difference: Estimate | None = None
+
+
+class Target(_Record):
+    """The validation metric whose reaching is timed."""
+
+    metric: str
+    value: Number | None
+    source: str = Field(description="how the value was chosen, in words")
+
+
+class DataSummary(_Record):
+    """What was trained and tested on."""
+
+    source: str = Field(description="a file, or the name of the embedded images")
+    kind: Literal["classification", "segmentation"]
+    classes: list[str]
+    shape: list[int] = Field(description="channels first, one image")
+    images: dict[str, int] = Field(description="images in train, val and test")
+    patients: dict[str, int] = Field(description="patients in train, val and test; empty where patients are not known")
+    sites: list[str]
+    note: str = ""
+
+
+class Study(_Record):
+    """What was asked for."""
+
+    task: str
+    preset: str
+    main_metric: str = Field(description="without prefix: 'dice', 'auc'")
+    network: str
+    parameters: int = Field(description="trainable parameters of the network without normalization")
+    norms: list[str]
+    regularizers: list[str]
+    batch_sizes: list[int]
+    base_batch_size: int
+    seeds: list[int]
+    grid: Literal["star", "full"]
+    epochs: int
+    optimizer: str
+    learning_rate: Number
+    target: Target
+    data: DataSummary
+    settings: dict[str, str | int | float | bool | list[str] | list[int] | dict[str, float] | None] = Field(
+        description="the whole resolved configuration, as in study.toml"
+    )
+
+
+class Environment(_Record):
+    """Where and how the numbers were made."""
+
+    command: str
+    started: str
+    finished: str
+    mednorm: str
+    python: str
+    platform: str
+    processor: str
+    cores: int
+    threads: int
+    device: str
+    commit: str | None
+    packages: dict[str, str]
+
+
+class Results(_Record):
+    """A whole study: `results.json`."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    study: Study
+    runs: list[Run]
+    summary: list[ArmSummary]
+    statements: list[Statement]
+    environment: Environment
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+def read_results(path: Path) -> Results:
+    """Read and validate a `results.json`.
+
+    Raises:
+        RunError: the file is missing, is not JSON, or breaks the schema; the message names the first bad field.
+
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such file. Run `mednorm study TASK --out {path.parent}` first.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: cannot be read ({error}).") from None
+    try:
+        return Results.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file as a whole"
+        raise RunError(f"{path}: not results of schema {SCHEMA_VERSION}: {where}: {first['msg']}.") from None
+
+
+def json_schema() -> str:
+    """Return the JSON Schema of `results.json`, as docs/reference/results.schema.json keeps it."""
+    return json.dumps(Results.model_json_schema(by_alias=True), indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json_schema())

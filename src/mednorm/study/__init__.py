@@ -1,0 +1,1 @@
+"""A study: its grid of arms, its runs, and what their numbers say."""

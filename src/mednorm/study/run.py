@@ -1,0 +1,139 @@
+"""A whole study: every run in turn, then what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import tomli_w
+import torch
+from filelock import FileLock, Timeout
+from rich.progress import Progress
+
+from mednorm.errors import RunError
+from mednorm.files import write_atomically
+from mednorm.results import DataSummary, Results, Run, Study
+from mednorm.study.environment import describe_environment, now
+from mednorm.study.settings import StudySettings
+from mednorm.study.statements import statements
+from mednorm.study.summary import choose_target, summarize, with_target
+from mednorm.tasks import Prepared, Task, find_task
+from mednorm.training.progress import RunProgress, progress_display
+from mednorm.training.run import train
+
+
+def run_study(
+    settings: StudySettings,
+    out: Path,
+    command: str,
+    display: Progress | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Results:
+    """Train every arm with every seed, compare them, and write `results.json`.
+
+    A study that was killed goes on where it stopped: finished runs are not trained again, the unfinished one goes on
+    from its last epoch. Validation chooses each run's epoch; the test images are used once, at its end.
+
+    Args:
+        settings: the study.
+        out: its folder.
+        command: what is written down as the command that made the results.
+        display: where progress is shown.
+        say: takes lines for the person who waits.
+
+    Raises:
+        RunError: the folder is in use, or holds runs with other settings.
+        DataError: the data cannot be used.
+
+    """
+    task = find_task(settings.task)
+    started = now()
+    with _only_one(out):
+        say(f"Reading the images of {settings.task} …")
+        prepared = task.prepare(settings.data, settings.classes, settings.split_seed, settings.image_size)
+        planned = settings.runs(prepared.images.classes, prepared.digest)
+        say(f"{len(planned)} runs of {settings.epochs} epochs on {_counts(prepared)}; results in {out}")
+        write_atomically(out / "study.toml", tomli_w.dumps(settings.model_dump(exclude_none=True)))
+        display = display or progress_display(disable=True)
+        study_row = display.add_task("study", total=len(planned), note="")
+        runs: list[Run] = []
+        for plan in planned:
+            row = RunProgress(display, plan.name, task.main_metric)
+            runs.append(train(plan, task, prepared, out / "runs" / plan.name, [row]))
+            row.remove()
+            display.advance(study_row)
+        results = _results(settings, task, prepared, runs, command, started)
+        write_atomically(out / "results.json", results.model_dump_json(by_alias=True, indent=1) + "\n")
+    return results
+
+
+def _results(
+    settings: StudySettings, task: Task, prepared: Prepared, runs: list[Run], command: str, started: str
+) -> Results:
+    norm, regularizer, size = settings.arms()[0]
+    target = choose_target(runs, task.main_metric, (norm, regularizer, size), settings.target)
+    runs = [with_target(run, task.main_metric, target.value) for run in runs]
+    study = Study(
+        task=task.name,
+        preset=settings.preset,
+        main_metric=task.main_metric,
+        network=task.network,
+        parameters=sum(p.numel() for p in task.network_for(prepared.shape, "none", 0.0).parameters()),
+        norms=list(settings.norms),
+        regularizers=settings.regularizers,
+        batch_sizes=settings.batch_sizes,
+        base_batch_size=settings.base_batch_size,
+        seeds=settings.seeds,
+        grid=settings.grid,
+        epochs=settings.epochs,
+        optimizer=settings.optimizer,
+        learning_rate=settings.learning_rate,
+        target=target,
+        data=_data(prepared),
+        settings=settings.model_dump(),
+    )
+    summary = summarize(runs, task.main_metric)
+    device = "cpu" if settings.device == "cpu" or not torch.cuda.is_available() else torch.cuda.get_device_name()
+    return Results(
+        schema_version=1,
+        study=study,
+        runs=runs,
+        summary=summary,
+        statements=statements(study, runs, summary),
+        environment=describe_environment(command, started, device),
+    )
+
+
+def _data(prepared: Prepared) -> DataSummary:
+    arrays = prepared.arrays
+    patients = {split: len(set(a.patients)) for split, a in arrays.items() if None not in a.patients}
+    return DataSummary(
+        source=prepared.images.source,
+        kind=prepared.images.kind,
+        classes=list(prepared.images.classes),
+        shape=list(arrays["train"].images.shape[1:]),
+        images={split: len(a.names) for split, a in arrays.items()},
+        patients=patients,
+        sites=sorted({site for a in arrays.values() for site in a.sites if site is not None}),
+        note=prepared.images.note,
+    )
+
+
+def _counts(prepared: Prepared) -> str:
+    return ", ".join(f"{len(arrays.names)} {split}" for split, arrays in prepared.arrays.items()) + " images"
+
+
+@contextmanager
+def _only_one(out: Path) -> Iterator[None]:
+    """Hold the study's folder; a process that dies lets go of it."""
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(f"{out}: another mednorm works in this folder. Wait for it, or choose another --out.") from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,121 @@
+"""How outputs are judged: a loss to train with and metrics to report, for each kind of task."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+Metrics = dict[str, float | None]
+
+
+class Judge(Protocol):
+    """Collects batches of network outputs and says how good they were."""
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Take in one batch: logits (N, K, *) and targets (N, *)."""
+
+    def compute(self) -> Metrics:
+        """Return every metric over all batches since the last reset; None where it is not defined."""
+
+    def reset(self) -> None:
+        """Forget all batches."""
+
+
+class ClassificationJudge:
+    """AUC (one against rest, mean over classes) and accuracy.
+
+    AUC is None where the targets hold a single class: there is nothing to rank.
+    """
+
+    def __init__(self, classes: int) -> None:
+        from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
+
+        self._accuracy = MulticlassAccuracy(classes, average="micro")
+        self._auc = MulticlassAUROC(classes)
+        self._seen: set[int] = set()
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Take in logits (N, K) and labels (N,)."""
+        probabilities = outputs.detach().float().softmax(1).cpu()
+        targets = targets.cpu()
+        self._accuracy.update(probabilities, targets)
+        self._auc.update(probabilities, targets)
+        self._seen.update(targets.unique().tolist())
+
+    def compute(self) -> Metrics:
+        """Return auc and accuracy."""
+        if not self._seen:
+            return {"auc": None, "accuracy": None}
+        auc = _number(self._auc.compute()) if len(self._seen) == self._auc.num_classes else None
+        return {"auc": auc, "accuracy": _number(self._accuracy.compute())}
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._accuracy.reset()
+        self._auc.reset()
+        self._seen.clear()
+
+
+class SegmentationJudge:
+    """Dice of each class but the background, mean over the images that contain it, and their mean.
+
+    An image without a class in its truth says nothing about that class's Dice and is left out of its mean.
+    """
+
+    def __init__(self, classes: tuple[str, ...]) -> None:
+        from monai.metrics import DiceMetric
+
+        self._classes = classes
+        self._dice = DiceMetric(include_background=False, reduction="mean_batch", num_classes=len(classes))
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Take in logits (N, K, *) and masks (N, *)."""
+        predicted = outputs.detach().argmax(1, keepdim=True).cpu()
+        self._dice(y_pred=predicted, y=targets.unsqueeze(1).cpu())
+
+    def compute(self) -> Metrics:
+        """Return dice_CLASS for each class in the foreground, and dice, their mean."""
+        if self._dice.get_buffer() is None:
+            return {"dice": None}
+        each = [_number(value) for value in self._dice.aggregate()]
+        defined = [value for value in each if value is not None]
+        mean = sum(defined) / len(defined) if defined else None
+        names = [f"dice_{name}" for name in self._classes[1:]]
+        return {"dice": mean} | (dict(zip(names, each, strict=True)) if len(names) > 1 else {})
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._dice.reset()
+
+
+def classification_loss() -> nn.Module:
+    """Cross-entropy of logits (N, K) and labels (N,)."""
+    return nn.CrossEntropyLoss()
+
+
+class SegmentationLoss(nn.Module):
+    """Dice plus cross-entropy of logits (N, K, *) and masks (N, *), as MONAI defines them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from monai.losses import DiceCELoss
+
+        self.loss = DiceCELoss(softmax=True, to_onehot_y=True)
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss over the batch."""
+        loss: Tensor = self.loss(outputs, targets.unsqueeze(1))
+        return loss
+
+
+def _number(value: Any) -> float | None:
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def predictions(outputs: Tensor) -> Tensor:
+    """Return the most probable class of logits (N, K, *) as (N, *)."""
+    return torch.argmax(outputs, 1)

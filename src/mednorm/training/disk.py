@@ -1,0 +1,126 @@
+"""How a run lies on disk, and how it is read back.
+
+OUT/runs/NAME/config.toml    what was asked for
+              last.ckpt      after every epoch; where a killed run goes on
+              best.ckpt      the epoch with the best validation metric
+              metrics.csv    one row an epoch
+              samples.npz    some test images with truth and prediction
+              run.json       the record; there when the run is finished
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from pydantic import ValidationError
+from torch import nn
+
+from mednorm.errors import RunError
+from mednorm.files import write_atomically
+from mednorm.results import Epoch, Run
+from mednorm.training.settings import RunSettings, read_toml, validated
+
+# Where these differ, the numbers do not.
+_HARMLESS = {"tensorboard"}
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Lightning's checkpoints, written so that a kill leaves the one before, never half a file."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write to a buffer, then to the file in one move."""
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        write_atomically(Path(path), buffer.getvalue())
+
+
+def open_run(settings: RunSettings, folder: Path) -> Run | None:
+    """Make a folder ready for a run; return the record if this very run is finished already.
+
+    Raises:
+        RunError: the folder holds a run with other settings, or a damaged record.
+
+    """
+    config, record = folder / "config.toml", folder / "run.json"
+    if not config.exists():
+        write_atomically(config, tomli_w.dumps(settings.model_dump(exclude_none=True)))
+    before, now = load_settings(folder).model_dump(), settings.model_dump()
+    for key in now.keys() - _HARMLESS:
+        if before[key] != now[key]:
+            raise RunError(
+                f"{folder}: expected a run with {key} = {now[key]!r}, got one with {before[key]!r}. "
+                "Choose another --out, or remove that folder."
+            )
+    if not record.exists():
+        return None
+    try:
+        return Run.model_validate_json(record.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise RunError(
+            f"{record}: damaged ({_first_line(error)}). Remove it; the run is then finished again."
+        ) from None
+
+
+def load_settings(folder: Path) -> RunSettings:
+    """Read what a run's folder says was trained.
+
+    Raises:
+        RunError: it is not the folder of a run.
+        ConfigError: its config.toml is damaged.
+
+    """
+    config = folder / "config.toml"
+    if not config.exists():
+        raise RunError(f"{folder}: expected the folder of a run, with config.toml and best.ckpt; found no config.toml.")
+    return validated(RunSettings, read_toml(config), str(config))
+
+
+def load_weights(network: nn.Module, checkpoint: Path) -> None:
+    """Load a run's weights into its network; tensors and plain values alone are read, nothing is unpickled.
+
+    Raises:
+        RunError: the file is missing, damaged, or of another network.
+
+    """
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+        network.load_state_dict({key.removeprefix("network."): value for key, value in state.items()})
+    except FileNotFoundError:
+        raise RunError(f"{checkpoint}: no such file. The run has not finished an epoch; train it first.") from None
+    except (RuntimeError, KeyError, TypeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise RunError(f"{checkpoint}: expected the weights of this run's network, got: {_first_line(error)}") from None
+
+
+def metrics_csv(epochs: list[Epoch]) -> str:
+    """Lay the records out as a table: one row an epoch, nested names joined by a slash."""
+    rows = [flat(epoch) for epoch in epochs]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(key for row in rows for key in row)), restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def flat(epoch: Epoch) -> dict[str, float]:
+    """Return the numbers of a record under names such as "layers/conv1/variance"; what is None is left out."""
+
+    def walk(value: Any, name: str) -> Iterator[tuple[str, float]]:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                yield from walk(inner, f"{name}/{key}" if name else key)
+        elif value is not None:
+            yield name, value
+
+    return dict(walk(epoch.model_dump(), ""))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

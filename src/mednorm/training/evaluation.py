@@ -1,0 +1,95 @@
+"""Judging a trained network."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from mednorm.data import Arrays, Split
+from mednorm.tasks import Task, find_task
+from mednorm.tasks.judge import Judge, Metrics
+from mednorm.tasks.networks import Shape
+from mednorm.training.batches import evaluation_loader
+from mednorm.training.disk import load_settings, load_weights
+
+SAMPLES = 6
+
+
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Put a network in evaluation mode without gradients, and give every module its own mode back whatever happens."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def evaluate(network: nn.Module, arrays: Arrays, judge: Judge) -> Metrics:
+    """Judge a network on every image of a split, in evaluation mode."""
+    device = next(network.parameters()).device
+    with evaluation_mode(network):
+        for images, targets in evaluation_loader(arrays):
+            judge.update(network(images.to(device)), targets)
+    return judge.compute()
+
+
+def evaluate_run(folder: Path, data: str | None, split: Split | Literal["all"]) -> tuple[int, Metrics]:
+    """Judge a trained run on its own data or on other data of the same classes.
+
+    Args:
+        folder: the run's folder.
+        data: a .npz, a manifest.csv or its folder; None for the run's own.
+        split: "train", "val", "test", or "all" for every image.
+
+    Returns:
+        How many images there were, and the metrics.
+
+    Raises:
+        RunError: not a run, or one without usable weights.
+        DataError: the data cannot be used, or its images do not fit the network.
+
+    """
+    settings = load_settings(folder)
+    task = find_task(settings.task)
+    images = task.image_set(data or settings.data, settings.classes, settings.split_seed)
+    if split == "all":
+        images = replace(images, items=tuple(replace(item, split="test") for item in images.items))
+    arrays = images.load("test" if split == "all" else split, size=settings.image_size)
+    channels, *size = arrays.images.shape[1:]
+    classes = tuple(settings.classes or images.classes)
+    network = task.network_for(Shape(channels, tuple(size), len(classes)), settings.norm, settings.dropout_rate)
+    load_weights(network, folder / "best.ckpt")
+    return len(arrays.names), evaluate(network, arrays, task.judge(classes))
+
+
+def samples(network: nn.Module, task: Task, arrays: Arrays) -> bytes:
+    """Return some images, evenly spaced, with truth and prediction, as the bytes of an npz file for the page."""
+    last = len(arrays.names) - 1
+    rows = sorted({round(step * last / (SAMPLES - 1)) for step in range(SAMPLES)})
+    images = arrays.images[rows]
+    with evaluation_mode(network):
+        probability = network(images.to(next(network.parameters()).device)).softmax(1).cpu()
+    content = {
+        "image": images.numpy(),
+        "truth": arrays.targets[rows].numpy(),
+        "prediction": probability.argmax(1).numpy(),
+        "name": np.array([arrays.names[row] for row in rows]),
+        "site": np.array([arrays.sites[row] or "" for row in rows]),
+    }
+    if task.kind == "classification":
+        content["probability"] = probability.numpy()
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **content)
+    return buffer.getvalue()

@@ -1,0 +1,123 @@
+"""The one LightningModule: every arm of every study is trained by it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from mednorm.tasks.judge import Judge, Metrics
+from mednorm.training.settings import RunSettings
+
+
+class TrainingModule(pl.LightningModule):
+    """Train a network with a loss, an optional L1/L2 penalty on its weights, and metrics on both splits.
+
+    Args:
+        network: input scaling and network; its output is logits (N, K, *).
+        loss: of logits and targets.
+        train_judge: metrics on training batches, as the network is while it trains.
+        val_judge: metrics on validation images, in evaluation mode.
+        settings: the run's settings.
+
+    """
+
+    def __init__(
+        self, network: nn.Module, loss: nn.Module, train_judge: Judge, val_judge: Judge, settings: RunSettings
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = loss
+        self.judges = {"train": train_judge, "val": val_judge}
+        self.settings = settings
+        self.sums: dict[str, Tensor] = {}
+        regularizers = settings.regularizer.split("+")
+        self._l1 = settings.l1 if "l1" in regularizers else 0.0
+        self._l2 = settings.l2 if "l2" in regularizers else 0.0
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, K, *)."""
+        logits: Tensor = self.network(images)
+        return logits
+
+    def on_train_epoch_start(self) -> None:
+        """Draw dropout from (seed, epoch), so that a resumed run draws what an uninterrupted one would."""
+        torch.manual_seed(self.settings.seed * 1_000_003 + self.current_epoch)
+        self.sums = {}
+        for judge in self.judges.values():
+            judge.reset()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+        """Return loss plus penalty; only the loss alone is logged as loss."""
+        loss = self._step("train", batch)
+        penalty = self.penalty()
+        if penalty is None:
+            return loss
+        self._add("penalty", penalty, 1)
+        return loss + penalty
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+        """Add a batch to the validation loss and metrics."""
+        self._step("val", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics, by which the best epoch is chosen."""
+        if not self.trainer.sanity_checking:
+            scores = self.metrics("val")
+            self.log_dict({f"val_{name}": float("nan") if v is None else v for name, v in scores.items()})
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Build the optimizer; its own weight decay stays 0, because L2 is an arm's penalty."""
+        parameters, rate = self.network.parameters(), self.settings.learning_rate
+        match self.settings.optimizer:
+            case "adam":
+                return torch.optim.Adam(parameters, lr=rate)
+            case "adamw":
+                return torch.optim.AdamW(parameters, lr=rate, weight_decay=0)
+            case "sgd":
+                return torch.optim.SGD(parameters, lr=rate, momentum=0.9)
+
+    def penalty(self) -> Tensor | None:
+        """Return l1·Σ|w| + l2/2·Σw² over the weights of convolutions and dense layers; None if neither applies."""
+        if self._l1 == 0 and self._l2 == 0:
+            return None
+        weights = [parameter for parameter in self.network.parameters() if parameter.dim() > 1]
+        total = torch.zeros((), device=self.device)
+        for weight in weights:
+            if self._l1:
+                total = total + self._l1 * weight.abs().sum()
+            if self._l2:
+                total = total + self._l2 / 2 * weight.square().sum()
+        return total
+
+    def mean(self, name: str) -> float | None:
+        """Return this epoch's mean of "train_loss", "val_loss" (over images) or "penalty" (over steps)."""
+        if name not in self.sums:
+            return None
+        total, count = self.sums[name].tolist()
+        return float(total / count)
+
+    def metrics(self, split: str) -> Metrics:
+        """Return this epoch's metrics of "train" or "val"."""
+        return self.judges[split].compute()
+
+    def _step(self, split: str, batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, targets = batch
+        logits = self(images)
+        loss: Tensor = self.loss(logits, targets)
+        self._add(f"{split}_loss", loss, len(images))
+        self.judges[split].update(logits, targets)
+        return loss
+
+    def _add(self, name: str, value: Tensor, count: int) -> None:
+        """Add to a mean on the device, so that no step waits for it."""
+        pair = torch.stack(
+            (value.detach().double() * count, torch.tensor(count, dtype=torch.double, device=value.device))
+        )
+        self.sums[name] = self.sums[name] + pair if name in self.sums else pair
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what a person would need to know about the weights beside them."""
+        checkpoint["mednorm"] = self.settings.model_dump(exclude_none=True)

@@ -1,0 +1,117 @@
+"""What a run is told: every setting has one name, in TOML, on the command line and in results."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from mednorm.errors import ConfigError
+
+Norm = Literal["none", "batch", "group", "instance"]
+Optimizer = Literal["adam", "adamw", "sgd"]
+Device = Literal["auto", "cpu", "cuda"]
+
+REGULARIZERS = ("dropout", "l1", "l2")
+
+
+def canonical_regularizer(text: str) -> str:
+    """Return a regularizer's one spelling: "none", or a sum such as "dropout+l2" in a fixed order."""
+    parts = [part.strip() for part in text.split("+")]
+    if parts == ["none"]:
+        return "none"
+    for part in parts:
+        if part not in REGULARIZERS:
+            raise ValueError(
+                f"expected 'none' or a sum of {', '.join(REGULARIZERS)} such as 'dropout+l2', got {text!r}"
+            )
+    return "+".join(name for name in REGULARIZERS if name in parts)
+
+
+Regularizer = Annotated[str, AfterValidator(canonical_regularizer)]
+
+
+class CommonSettings(BaseModel):
+    """What every run of a study shares; arms differ only in what they study."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: str
+    data: str | None = Field(default=None, description="a MedMNIST .npz, a manifest.csv or its folder")
+    classes: list[str] | None = Field(default=None, description="class names, in the order of their numbers")
+    split_seed: int = Field(default=0, ge=0, description="seed of the split by patient, where data names none")
+    image_size: list[int] | None = Field(default=None, description="resample every image to this size, in voxels")
+    epochs: int = Field(ge=1)
+    optimizer: Optimizer = "adam"
+    learning_rate: float = Field(default=1e-3, gt=0)
+    dropout: float = Field(default=0.25, ge=0, lt=1, description="share dropped, where the regularizer has dropout")
+    l1: float = Field(default=1e-5, ge=0, description="penalty l1·Σ|w| on weights, where the regularizer has l1")
+    l2: float = Field(default=1e-3, ge=0, description="penalty l2/2·Σw² on weights, where the regularizer has l2")
+    device: Device = "auto"
+    tensorboard: bool = False
+
+
+class RunSettings(CommonSettings):
+    """One run."""
+
+    norm: Norm
+    regularizer: Regularizer
+    batch_size: int = Field(ge=1)
+    seed: int = Field(ge=0)
+    digest: str = Field(default="", description="SHA-256 of the data's file: a run goes on only with the same data")
+
+    @property
+    def name(self) -> str:
+        """Name of the run's folder."""
+        return f"{self.norm}-{self.regularizer}-b{self.batch_size}-s{self.seed}"
+
+    @property
+    def dropout_rate(self) -> float:
+        """Dropout of the network: 0 where the arm has none."""
+        return self.dropout if "dropout" in self.regularizer.split("+") else 0.0
+
+
+Settings = TypeVar("Settings", bound=CommonSettings)
+
+
+def validated(kind: type[Settings], values: Mapping[str, Any], source: str) -> Settings:
+    """Build settings, turning the first thing wrong into one line that names `source`.
+
+    Raises:
+        ConfigError: an unknown key (its nearest known one is named), a wrong type, or a value out of range.
+
+    """
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(key, kind.model_fields, n=1, cutoff=0.5)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Known keys: {', '.join(kind.model_fields)}."
+            raise ConfigError(f"{source}: unknown key {key!r}. {hint}") from None
+        if first["type"] == "missing":
+            raise ConfigError(f"{source}: {key} is missing.") from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{source}: {key}: {message[0].lower() + message[1:]}, got {first['input']!r}.") from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        ConfigError: it is missing, unreadable, or no TOML.
+
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}).") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}.") from None
