@@ -8,6 +8,7 @@ from typing import Literal
 from mednorm.results import ArmSummary, Estimate, Run, Statement, Study
 from mednorm.study.summary import Arm, Quantity, by_arm, estimate, generalization_gap, metric, paired, pairs
 
+Topic = Literal["quality", "speed", "batch_size", "regularizer", "overfitting", "gradients", "cost", "data", "caution"]
 Verdict = Literal["better", "worse", "not distinguishable", "info"]
 
 NAMES = {
@@ -53,14 +54,15 @@ class _Speaker:
         self.size = study.base_batch_size
         self.metric = METRICS.get(study.main_metric, study.main_metric)
         self.test = f"test_{study.main_metric}"
+        self.norms = [norm for norm in study.norms if norm != "none"]
 
     def quality(self) -> list[Statement | None]:
         """Compare each norm with none on the test images, at the base batch size."""
-        return [self._quality_of(norm, self.size, "quality") for norm in self.study.norms if norm != "none"]
+        return [self._quality_of(norm, self.size, "quality") for norm in self.norms]
 
     def speed(self) -> list[Statement | None]:
         """Compare epochs to the target."""
-        return [self._speed_of(norm) for norm in self.study.norms if norm != "none"]
+        return [self._speed_of(norm) for norm in self.norms]
 
     def batch_size(self) -> list[Statement | None]:
         """Name the batch size that validation chooses for each norm, and compare BN with none at the others."""
@@ -71,40 +73,24 @@ class _Speaker:
         return chosen + [self._quality_of("batch", size, "batch_size") for size in others]
 
     def regularizers(self) -> list[Statement | None]:
-        """Compare each regularizer alone with BN alone, and BN with and without it."""
+        """Compare BN alone with each regularizer alone, and BN with and without it."""
         said: list[Statement | None] = []
-        bn, val = ("batch", self.plain, self.size), metric(self.test)
-        for regularizer in self.study.regularizers:
-            if regularizer == self.plain:
+        batch, test, what = ("batch", self.plain, self.size), metric(self.test), f"test {self.metric}"
+        for name in self.study.regularizers:
+            if name == self.plain:
                 continue
-            alone, both = ("none", regularizer, self.size), ("batch", regularizer, self.size)
-            said.append(
-                self._compare(
-                    "regularizer", bn, alone, val, f"Batch normalization against {regularizer}", "test " + self.metric
-                )
-            )
-            said.append(
-                self._compare(
-                    "regularizer", both, bn, val, f"Adding {regularizer} to batch normalization", "test " + self.metric
-                )
-            )
+            alone, both = ("none", name, self.size), ("batch", name, self.size)
+            said.append(self._compare("regularizer", batch, alone, test, f"Batch normalization against {name}", what))
+            label = f"Adding {name} to batch normalization"
+            said.append(self._compare("regularizer", both, batch, test, label, what))
         return said
 
     def overfitting(self) -> list[Statement | None]:
-        """Compare the gap between train and test metric."""
-        gap = generalization_gap(self.study.main_metric)
+        """Compare the gap between training and test metric."""
+        gap, what = generalization_gap(self.study.main_metric), f"training minus test {self.metric}"
         return [
-            self._compare(
-                "overfitting",
-                (norm, self.plain, self.size),
-                ("none", self.plain, self.size),
-                gap,
-                f"{NAMES[norm].capitalize()} against none",
-                f"gap between training and test {self.metric}",
-                larger_is_better=False,
-            )
-            for norm in self.study.norms
-            if norm != "none"
+            self._against_none("overfitting", norm, gap, "{} against none", what, larger_is_better=False)
+            for norm in self.norms
         ]
 
     def gradients(self) -> list[Statement | None]:
@@ -113,42 +99,36 @@ class _Speaker:
         for norm in self.study.norms:
             ratio = self.summary[norm, self.plain, self.size].gradient_ratio
             if ratio.mean is not None:
-                parts.append(f"{ratio.mean:.2f}{_interval(ratio, 2)} with {NAMES[norm]}")
+                parts.append(f"{_shown(ratio, 2)} with {NAMES[norm]}")
         if not parts:
             return []
         text = "Gradient norm of the first layer over that of the last, first epoch: " + "; ".join(parts)
-        return [
-            Statement(topic="gradients", verdict="info", text=text + ". 1 would be equal; far below 1, it vanishes.")
-        ]
+        return [Statement(topic="gradients", verdict="info", text=text + ". Far below 1, the gradient vanishes.")]
 
     def cost(self) -> list[Statement | None]:
-        """Say what a step costs in time."""
-        said: list[Statement | None] = []
-        none = self.summary.get(("none", self.plain, self.size))
-        for norm in self.study.norms:
-            ours = self.summary[norm, self.plain, self.size]
-            if norm == "none" or none is None or not none.seconds_per_step.mean or not ours.seconds_per_step.mean:
-                continue
-            difference = ours.versus_none["seconds_per_step"]
-            share = ours.seconds_per_step.mean / none.seconds_per_step.mean - 1
-            text = (
-                f"A training step took {ours.seconds_per_step.mean * 1e3:.1f} ms with {NAMES[norm]} and "
-                f"{none.seconds_per_step.mean * 1e3:.1f} ms without ({share:+.0%})."
-            )
-            said.append(Statement(topic="cost", verdict=verdict(difference, False), text=text, difference=difference))
-        return said
+        """Compare what a training step costs in time."""
+
+        def milliseconds(run: Run) -> float:
+            return run.seconds_per_step * 1e3
+
+        label = "A training step with {} against none"
+        return [
+            self._against_none("cost", norm, milliseconds, label, "milliseconds", larger_is_better=False, digits=1)
+            for norm in self.norms
+        ]
 
     def limits(self) -> list[Statement | None]:
         """Say what the numbers cannot carry."""
         said: list[Statement | None] = []
         if self.study.data.note:
             said.append(Statement(topic="data", verdict="info", text=self.study.data.note))
-        if len(self.study.seeds) < 3:
-            text = f"{len(self.study.seeds)} seed(s): too few for an interval that means much. Use at least 3."
+        seeds = len(self.study.seeds)
+        if seeds < 3:
+            text = f"{seeds} {'seed is' if seeds == 1 else 'seeds are'} too few for an interval that means much."
             said.append(Statement(topic="caution", verdict="info", text=text))
         diverged = [run.name for run in self.runs if run.status == "diverged"]
         if diverged:
-            text = f"The loss stopped being a number in {len(diverged)} run(s): {', '.join(diverged)}."
+            text = f"The loss stopped being a number in {', '.join(diverged)}; the epochs before it were judged."
             said.append(Statement(topic="caution", verdict="worse", text=text))
         compared = sum(1 for arm in self.summary.values() if arm.versus_none)
         if compared > 5:
@@ -162,49 +142,68 @@ class _Speaker:
         )
         return [*said, Statement(topic="caution", verdict="info", text=text)]
 
-    def _quality_of(self, norm: str, size: int, topic: Literal["quality", "batch_size"]) -> Statement | None:
+    def _quality_of(self, norm: str, size: int, topic: Topic) -> Statement | None:
+        label = f"{_capital(NAMES[norm])} against none at batch size {size}"
         ours, none = (norm, self.plain, size), ("none", self.plain, size)
-        label = f"{NAMES[norm].capitalize()} against none at batch size {size}"
-        return self._compare(topic, ours, none, metric(self.test), label, "test " + self.metric)
+        return self._compare(topic, ours, none, metric(self.test), label, f"test {self.metric}")
 
     def _speed_of(self, norm: str) -> Statement | None:
         ours, none = (norm, self.plain, self.size), ("none", self.plain, self.size)
-        target = self.study.target
-        if ours not in self.arms or none not in self.arms or target.value is None:
+        target = self.study.target.value
+        if ours not in self.arms or none not in self.arms or target is None:
             return None
-        epochs: Quantity = lambda run: run.epochs_to_target  # noqa: E731
-        mine, theirs = self.summary[ours].epochs_to_target, self.summary[none].epochs_to_target
-        goal = f"validation {self.metric} {target.value:.3f}"
+
+        def epochs(run: Run) -> float | None:
+            return run.epochs_to_target
+
+        goal = f"validation {self.metric} {target:.3f}"
+        reached, plainly = self.summary[ours].epochs_to_target.n, self.summary[none].epochs_to_target.n
         seeds = len(self.study.seeds)
-        if mine.n < seeds or theirs.n < seeds:
-            text = (
-                f"{NAMES[norm].capitalize()} reached {goal} in {mine.n} of {seeds} seeds, no normalization in "
-                f"{theirs.n}; epochs are compared only where both did."
-            )
-            difference = paired(self.arms[ours], self.arms[none], epochs)
-            return Statement(topic="speed", verdict="info", text=text, difference=difference)
-        label = f"Epochs to {goal}, {NAMES[norm]} against none"
-        return self._compare("speed", ours, none, epochs, label, "epochs", larger_is_better=False, digits=1)
+        if min(reached, plainly) == seeds:
+            label = f"To reach {goal}, {{}} against none"
+            return self._against_none("speed", norm, epochs, label, "epochs", larger_is_better=False, digits=1)
+        text = (
+            f"{_capital(NAMES[norm])} reached {goal} in {reached} of {seeds} seeds, no normalization in {plainly}; "
+            "epochs cannot be compared fairly."
+        )
+        difference = paired(self.arms[ours], self.arms[none], epochs)
+        return Statement(topic="speed", verdict="info", text=text, difference=difference)
 
     def _best_size(self, norm: str) -> Statement | None:
-        sizes = [size for size in self.study.batch_sizes if (norm, self.plain, size) in self.summary]
         name = f"val_{self.study.main_metric}"
-        means = {size: self.summary[norm, self.plain, size].metrics[name].mean for size in sizes}
+        means = {
+            size: arm.metrics[name].mean for (n, r, size), arm in self.summary.items() if (n, r) == (norm, self.plain)
+        }
         known = {size: mean for size, mean in means.items() if mean is not None}
         if len(known) < 2:
             return None
         best = max(known, key=lambda size: known[size])
         test = self.summary[norm, self.plain, best].metrics[self.test]
-        shown = "not defined" if test.mean is None else f"{test.mean:.3f}{_interval(test, 3)}"
         text = (
             f"With {NAMES[norm]}, validation chooses batch size {best} of {', '.join(map(str, sorted(known)))}; "
-            f"test {self.metric} there is {shown}."
+            f"test {self.metric} there is {_shown(test, 3)}."
         )
         return Statement(topic="batch_size", verdict="info", text=text)
 
+    def _against_none(
+        self,
+        topic: Topic,
+        norm: str,
+        quantity: Quantity,
+        label: str,
+        what: str,
+        *,
+        larger_is_better: bool,
+        digits: int = 3,
+    ) -> Statement | None:
+        """Compare a norm with none at the base batch size; "{}" in the label is the norm's name."""
+        ours, none = (norm, self.plain, self.size), ("none", self.plain, self.size)
+        label = _capital(label.format(NAMES[norm]))
+        return self._compare(topic, ours, none, quantity, label, what, larger_is_better=larger_is_better, digits=digits)
+
     def _compare(
         self,
-        topic: Literal["quality", "speed", "batch_size", "regularizer", "overfitting"],
+        topic: Topic,
         ours: Arm,
         theirs: Arm,
         quantity: Quantity,
@@ -215,24 +214,28 @@ class _Speaker:
         digits: int = 3,
     ) -> Statement | None:
         """Say "LABEL: WHAT a against b, difference …: verdict"; nothing where either arm was not trained."""
-        if ours not in self.arms or theirs not in self.arms:
-            return None
-        both = pairs(self.arms[ours], self.arms[theirs], quantity)
+        both = pairs(self.arms.get(ours, {}), self.arms.get(theirs, {}), quantity)
         if not both:
             return None
         difference = estimate(left - right for left, right in both)
         judged = verdict(difference, larger_is_better)
         left, right = (sum(side) / len(both) for side in zip(*both, strict=True))
-        seeds = f"{len(both)} paired seeds" if len(both) > 1 else "one seed, so no interval"
-        shown = f"{difference.mean:+.{digits}f}{_interval(difference, digits, signed=True)}"
-        text = (
-            f"{label}: {what} {left:.{digits}f} against {right:.{digits}f}, difference {shown} over {seeds}: {judged}."
-        )
-        return Statement(topic=topic, verdict=judged, text=text, difference=difference)
+        seeds = f"over {len(both)} paired seeds" if len(both) > 1 else "in one seed, which gives no interval"
+        shown = _shown(difference, digits, signed=True)
+        text = f"{label}: {what} {left:.{digits}f} against {right:.{digits}f}, difference {shown} {seeds}: {judged}."
+        return Statement(topic=topic, verdict=judged, text=text.replace("-0.", "−0."), difference=difference)
 
 
-def _interval(estimate: Estimate, digits: int, *, signed: bool = False) -> str:
-    if estimate.low is None or estimate.high is None:
-        return ""
-    sign = "+" if signed else ""
-    return f" [{estimate.low:{sign}.{digits}f}, {estimate.high:{sign}.{digits}f}]"
+def _shown(given: Estimate, digits: int, *, signed: bool = False) -> str:
+    """Write "mean [low, high]", with a true minus sign."""
+    if given.mean is None:
+        return "not defined"
+    form = f"{'+' if signed else ''}.{digits}f"
+    text = format(given.mean, form)
+    if given.low is not None and given.high is not None:
+        text += f" [{given.low:{form}}, {given.high:{form}}]"
+    return text.replace("-", "−")
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]

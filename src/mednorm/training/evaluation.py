@@ -76,8 +76,8 @@ def evaluate_run(folder: Path, data: str | None, split: Split | Literal["all"]) 
 
 def samples(network: nn.Module, task: Task, arrays: Arrays) -> bytes:
     """Return some images, evenly spaced, with truth and prediction, as the bytes of an npz file for the page."""
-    last = len(arrays.names) - 1
-    rows = sorted({round(step * last / (SAMPLES - 1)) for step in range(SAMPLES)})
+    count = len(arrays.names)
+    rows = sorted({step * count // SAMPLES for step in range(SAMPLES)})
     images = arrays.images[rows]
     with evaluation_mode(network):
         probability = network(images.to(next(network.parameters()).device)).softmax(1).cpu()

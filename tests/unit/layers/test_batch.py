@@ -395,7 +395,7 @@ def test_output_and_variance_far_from_zero_are_no_worse_than_torchs():
             errors[name] = np.abs(to_numpy(y) - exact.y).max()
             errors[name + " variance"] = np.abs(to_numpy(layer.running_var) - unbiased).max()
         assert errors["ours"] <= 1.25 * errors["torchs"]
-        assert errors["ours variance"] <= 1.25 * errors["torchs variance"]
+        assert errors["ours variance"] <= max(errors["torchs variance"], 4 * torch.finfo().eps)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
