@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+# Before torch is loaded: threads that wait for the next small operator sleep instead of spinning, which on a shared
+# machine takes the cores from each other and doubles the time of the suite.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings

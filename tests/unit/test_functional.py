@@ -55,6 +55,26 @@ def test_the_gradient_of_each_source_alone_is_the_same_as_with_the_others(needed
     assert torch.equal(results[0], results[1])
 
 
+@pytest.mark.parametrize("activation", [None, "relu", "leaky_relu"])
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+def test_gradients_kept_for_differentiation_are_the_oracles(masked, activation):
+    x, grad = images(IMAGE, torch.float64).requires_grad_(), torch.randn(IMAGE, dtype=torch.float64)
+    weight, bias = WEIGHT.clone().requires_grad_(), BIAS.clone().requires_grad_()
+    mask = torch.rand(IMAGE) < 0.6 if masked else None
+    y = normalize(x, Moments.of(x, mask=mask), weight, bias, eps=1e-2, mask=mask, activation=activation)
+    done = oracle.forward(
+        to_numpy(x),
+        to_numpy(weight),
+        to_numpy(bias),
+        eps=1e-2,
+        mask=None if mask is None else mask.numpy(),
+        activation=activation,
+    )
+    found = torch.autograd.grad(y, (x, weight, bias), grad, create_graph=True)
+    for ours, wanted in zip(found, oracle.backward(done, to_numpy(grad)), strict=True):
+        assert_equal_to(ours, wanted, 1e-12)
+
+
 def test_moments_in_float64_make_the_arithmetic_float64_and_keep_the_type_of_x():
     # Mean 1e4, spread 1: in float32 the error is near 1e-3; in float64 only the result is rounded.
     x = torch.randn(IMAGE) + 1e4

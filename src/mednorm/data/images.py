@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast, overload
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -63,24 +64,6 @@ class Arrays:
     patients: tuple[str | None, ...]
 
 
-class _Classes:
-    """The field `ImageSet.classes`: as given, or, given None, counted in the train masks when first asked for."""
-
-    @overload
-    def __get__(self, owner: None, kind: type[Any]) -> _Classes: ...
-    @overload
-    def __get__(self, owner: ImageSet, kind: type[Any]) -> tuple[str, ...]: ...
-    def __get__(self, owner: ImageSet | None, kind: type[Any]) -> _Classes | tuple[str, ...]:
-        if owner is None:
-            raise AttributeError("the field has no default")  # what `dataclass` asks on creating the class
-        if vars(owner)["classes"] is None:
-            vars(owner)["classes"] = _classes_in_masks(owner)
-        return cast(tuple[str, ...], vars(owner)["classes"])
-
-    def __set__(self, owner: ImageSet, names: Sequence[str] | None) -> None:
-        vars(owner)["classes"] = None if names is None else checked_classes(names, owner.source)
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
     """Images of one kind with their classes, cut into train, val and test.
@@ -88,9 +71,8 @@ class ImageSet:
     Attributes:
         source: what was read; begins the messages about the whole set.
         kind: ``"classification"`` (a label an image) or ``"segmentation"`` (a mask an image).
-        classes: name of every class, in the order of the numbers. Given None (segmentation only), they are
-            ``"background"``, ``"1"``, … up to the largest value in the train masks, which are then all read once,
-            when `classes` is first asked for; give names to avoid that.
+        class_names: name of every class, in the order of the numbers; None (segmentation only) to find them in the
+            train masks. `classes` holds what was given or found.
         items: every image of every split.
         note: what a reader of results must know about these images.
 
@@ -109,9 +91,21 @@ class ImageSet:
 
     source: str
     kind: Kind
-    classes: _Classes = _Classes()
-    items: tuple[Item, ...] = ()
+    class_names: Sequence[str] | None
+    items: tuple[Item, ...]
     note: str = ""
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Name of every class, in the order of the numbers.
+
+        Where none were given they are ``"background"``, ``"1"``, … up to the largest value in the train masks, which
+        are then all read once, when this is first asked for.
+
+        Raises:
+            DataError: fewer than two classes, one twice, or none to be found.
+        """
+        return _classes_in_masks(self) if self.class_names is None else checked_classes(self.class_names, self.source)
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{name} {sum(item.split == name for item in self.items)}" for name in SPLITS)
@@ -177,20 +171,21 @@ class ImageSet:
             DataError: an empty split, whatever `pixels` raises, or images of different shapes.
         """
         items = self.split(name)
-        images, targets = torch.empty(0), torch.empty(0)
+        # Filled as NumPy arrays: torch would start its threads for each image, which on busy cores took thrice as long.
+        images, targets = np.empty(0, np.float32), np.empty(0, np.int64)
         for row, item in enumerate(items):
             image, target = self.pixels(item)
             if size is not None:
                 image, target = pixels.resized(image, target, size, item.where)
             if row == 0:  # one allocation for the split, instead of a list and then a copy of it
-                images = torch.empty((len(items), *image.shape), dtype=torch.float32)
-                targets = torch.empty((len(items), *target.shape), dtype=torch.int64)
+                images = np.empty((len(items), *image.shape), np.float32)
+                targets = np.empty((len(items), *target.shape), np.int64)
             elif image.shape != images.shape[1:]:
                 raise DataError(_shapes_differ(self.source, items[0], images.shape[1:], item, image.shape))
-            images[row], targets[row] = image, target
+            images[row], targets[row] = image.numpy(), target.numpy()
         return Arrays(
-            images,
-            targets,
+            torch.from_numpy(images),
+            torch.from_numpy(targets),
             tuple(item.where for item in items),
             tuple(item.site for item in items),
             tuple(item.patient for item in items),

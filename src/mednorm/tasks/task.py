@@ -100,7 +100,7 @@ class Task:
         images = self.image_set(data, classes, split_seed)
         numbers = tuple(str(number) for number in range(len(self.default_classes)))
         if numbers and images.classes == numbers:  # the file has numbers alone
-            images = replace(images, classes=self.default_classes)
+            images = replace(images, class_names=self.default_classes)
         arrays: dict[str, Arrays] = {split: images.load(split, size=image_size) for split in SPLITS}
         return Prepared(images, arrays, _digest(data))
 
