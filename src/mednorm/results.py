@@ -44,7 +44,7 @@ class Epoch(_Record):
     layers: dict[str, LayerSummary] = Field(description="keys from the first layer to the last")
     seconds: Number = Field(ge=0, description="training steps and validation of this epoch")
     seconds_per_step: Number = Field(ge=0, description="median over the epoch's training steps")
-    peak_memory_mb: Number | None
+    peak_memory_mb: Number | None = Field(description="largest rise of memory since training began, in 2²⁰ bytes")
 
 
 class Run(_Record):
@@ -67,7 +67,8 @@ class Run(_Record):
     seconds_per_step: Number
     peak_memory_mb: Number | None
     samples: str | None = Field(
-        default=None, description="npz with image, truth and prediction, relative to results.json"
+        default=None,
+        description="npz, relative to results.json: image (K, C, H, W), truth, prediction, name, site, probability",
     )
 
 
@@ -115,7 +116,7 @@ class Statement(_Record):
 class Target(_Record):
     """The validation metric whose reaching is timed."""
 
-    metric: str
+    metric: str = Field(description="val_ and the study's main metric")
     value: Number | None
     source: str = Field(description="how the value was chosen, in words")
 
@@ -125,7 +126,9 @@ class DataSummary(_Record):
 
     source: str = Field(description="a file, or the name of the embedded images")
     kind: Literal["classification", "segmentation"]
-    classes: list[str]
+    classes: list[str] = Field(
+        description="names, in the order of the numbers; in segmentation the first is background"
+    )
     shape: list[int] = Field(description="channels first, one image")
     images: dict[str, int] = Field(description="images in train, val and test")
     patients: dict[str, int] = Field(description="patients in train, val and test; empty where patients are not known")

@@ -46,14 +46,16 @@ def run(arguments: list[str] | None = None) -> int:
     try:
         return app(arguments, prog_name="mednorm", standalone_mode=False) or 0
     except TyperException as error:  # a mistake in options or arguments
-        return _say(" ".join(error.format_message().split()))
+        return _say(error.format_message())
     except MednormError as error:
-        return _say(" ".join(str(error).split()))
+        return _say(str(error))
+    except OSError as error:  # such as a full disk, or a folder that may not be written
+        return _say(str(error))
     except (typer.Abort, KeyboardInterrupt):
         print("mednorm: stopped. The same command goes on where it was.", file=sys.stderr)
         return 130
 
 
-def _say(line: str) -> int:
-    print(f"mednorm: {line}", file=sys.stderr)
+def _say(message: str) -> int:
+    print(f"mednorm: {' '.join(message.split())}", file=sys.stderr)
     return 2

@@ -9,7 +9,17 @@ import typer
 
 from mednorm.cli import options as o
 
-data_app = typer.Typer(help="Look at images and their targets.", no_args_is_help=True, rich_markup_mode="rich")
+data_app = typer.Typer(
+    help="Look at images and their targets.",
+    epilog="Example: mednorm data describe tissue",
+    rich_markup_mode="rich",
+)
+
+
+@data_app.callback(invoke_without_command=True)
+def _data(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @data_app.command()

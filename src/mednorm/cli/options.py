@@ -37,6 +37,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON to read by machin
 Out = Annotated[Path, typer.Option("--out", help="Folder for everything that is written.", metavar="DIR")]
 
 
+def tell(what: str, where: Path) -> None:
+    """Say where something lies, on a line of its own that can be copied whole."""
+    console.print(f"{what:<8} {where}", highlight=False, markup=False, soft_wrap=True)
+
+
 def words(text: str | None) -> list[str] | None:
     """Split "a,b" into its words."""
     return None if text is None else [word.strip() for word in text.split(",")]

@@ -22,4 +22,4 @@ def report(
     from mednorm.results import read_results
 
     results = read_results(study / "results.json")
-    o.console.print(f"Page     {write_report(results, study)}", highlight=False, soft_wrap=True)
+    o.tell("Page", write_report(results, study))

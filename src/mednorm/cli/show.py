@@ -17,28 +17,29 @@ _MARKS = {"better": "[green]+[/]", "worse": "[red]−[/]", "not distinguishable"
 
 
 def show_results(results: Results, console: Console) -> None:
-    """Print one row an arm, then the sentences; narrow terminals get fewer columns, never cut numbers."""
+    """Print one row an arm, then the sentences; narrow terminals get fewer columns, more lines, whole numbers."""
     study = results.study
     main = f"test_{study.main_metric}"
     table = Table(
         title=f"{study.task}: {len(results.runs)} runs, mean and 95 % interval over seeds", title_justify="left"
     )
-    wide = console.width >= 110
-    for name in ("norm", "regularizer", "batch"):
-        table.add_column(name, no_wrap=True)
+    wide, narrow = console.width >= 110, console.width < 90
+    for name in ("norm, regularizer, batch",) if narrow else ("norm", "regularizer", "batch"):
+        table.add_column(name, overflow="fold")
     table.add_column(f"test {study.main_metric}", justify="right", no_wrap=True)
     table.add_column("against none", justify="right", no_wrap=True)
     if wide:
         for name in ("gap", "epochs to target", "ms/step", "peak MB"):
             table.add_column(name, justify="right", no_wrap=True)
     for arm in results.summary:
-        row = [
-            arm.norm,
-            arm.regularizer,
-            str(arm.batch_size),
+        names = [arm.norm, arm.regularizer, str(arm.batch_size)]
+        numbers = [
             _interval(arm.metrics[main]),
             _interval(arm.versus_none[main], signed=True) if arm.versus_none else "–",
         ]
+        if narrow:
+            names, numbers = [", ".join(names)], [number.replace(" ", "\n", 1) for number in numbers]
+        row = names + numbers
         if wide:
             row += [
                 _number(arm.generalization_gap, 3),
@@ -56,28 +57,30 @@ def show_metrics(run: Run, console: Console) -> None:
     """Print the metrics of one run, a row a metric."""
     names = list(dict.fromkeys(key.split("_", 1)[1] for key in run.metrics))
     table = Table(
-        title=f"{run.name}: epoch {run.best_epoch} of {len(run.epochs)}, chosen by validation", title_justify="left"
+        title=f"{escape(run.name)}: epoch {run.best_epoch} of {len(run.epochs)}, chosen by validation",
+        title_justify="left",
     )
     table.add_column("metric")
     for split in ("train", "val", "test"):
         table.add_column(split, justify="right")
     for name in names:
-        table.add_row(name, *(_plain(run.metrics.get(f"{split}_{name}")) for split in ("train", "val", "test")))
+        table.add_row(escape(name), *(_plain(run.metrics.get(f"{split}_{name}")) for split in ("train", "val", "test")))
     console.print(table)
 
 
 def show_scores(title: str, scores: Mapping[str, float | None], console: Console) -> None:
     """Print metrics, a row each."""
-    table = Table("metric", "value", title=title, title_justify="left")
+    table = Table("metric", "value", title=escape(title), title_justify="left")
     for name, value in scores.items():
-        table.add_row(name, _plain(value))
+        table.add_row(escape(name), _plain(value))
     console.print(table)
 
 
 def show_description(found: Description, console: Console) -> None:
     """Print what a reader sees: counts, shapes, intensities."""
     splits = list(found.images)
-    console.print(f"{found.source}: {found.kind}, {sum(found.images.values())} images", highlight=False, soft_wrap=True)
+    title = f"{found.source}: {found.kind}, {sum(found.images.values())} images"
+    console.print(title, highlight=False, markup=False, soft_wrap=True)
     if found.note:
         console.print(escape(found.note), highlight=False)
     counts = Table("", *splits, title="Images", title_justify="left")

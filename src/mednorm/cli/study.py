@@ -8,18 +8,22 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from mednorm.cli import options as o
 
 
 def study(
-    task: o.TaskName = "tissue",
+    task: Annotated[
+        str | None,
+        typer.Argument(help="tissue (images included) or lung; else that of --config, or tissue.", metavar="TASK"),
+    ] = None,
     data: o.Data = None,
     out: o.Out = Path("results"),
     config: Annotated[
         Path | None, typer.Option("--config", help="A study.toml; options override it.", metavar="FILE")
     ] = None,
-    preset: Annotated[str, typer.Option("--preset", help="Where settings start from: default or quick.")] = "default",
+    preset: Annotated[str | None, typer.Option("--preset", help="Where settings start from: default or quick.")] = None,
     norms: Annotated[str | None, typer.Option("--norms", help="Of none,batch,group,instance.")] = None,
     regularizers: Annotated[
         str | None, typer.Option("--regularizers", help="Of none,dropout,l1,l2 and sums such as dropout+l2.")
@@ -52,7 +56,7 @@ def study(
     Examples:
       mednorm study tissue --preset quick --out results
       mednorm study lung --data pneumoniamnist.npz --norms none,batch --seeds 0..4
-      mednorm study tissue --config study.toml
+      mednorm study --config study.toml
     """
     from mednorm.cli.show import show_results
     from mednorm.report import write_report
@@ -86,10 +90,14 @@ def study(
     console = o.messages if json else o.console
     with progress_display(console=console, transient=True) as display:
         command = shlex.join(["mednorm", *sys.argv[1:]])
-        results = run_study(settings, out, command, display, lambda line: display.console.print(line, highlight=False))
+        results = run_study(
+            settings, out, command, display, lambda line: display.console.print(escape(line), highlight=False)
+        )
     page = write_report(results, out)
     if json:
         typer.echo((out / "results.json").read_text(encoding="utf-8"), nl=False)
         return
     show_results(results, o.console)
-    o.console.print(f"\nFigures  {out / 'results.json'}\nPage     {page}", highlight=False, soft_wrap=True)
+    o.console.print()
+    o.tell("Figures", out / "results.json")
+    o.tell("Page", page)

@@ -64,7 +64,7 @@ def train(
         "device": device,
         "tensorboard": tensorboard,
     }
-    settings = resolve(task, "default", {}, flags)
+    settings = resolve(task, None, {}, flags)
     chosen = find_task(task)
     prepared = chosen.prepare(settings.data, settings.classes, settings.split_seed, settings.image_size)
     plan = next(
@@ -78,4 +78,4 @@ def train(
         typer.echo(run.model_dump_json(indent=1))
         return
     show_metrics(run, o.console)
-    o.console.print(f"Weights  {out / 'best.ckpt'}", highlight=False, soft_wrap=True)
+    o.tell("Weights", out / "best.ckpt")

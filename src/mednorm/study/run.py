@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from rich.progress import Progress
 
 from mednorm.errors import RunError
-from mednorm.files import write_atomically
+from mednorm.files import make_folder, write_atomically
 from mednorm.results import DataSummary, Results, Run, Study
 from mednorm.study.environment import describe_environment, now
 from mednorm.study.settings import StudySettings
@@ -127,7 +127,7 @@ def _counts(prepared: Prepared) -> str:
 @contextmanager
 def _only_one(out: Path) -> Iterator[None]:
     """Hold the study's folder; a process that dies lets go of it."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     lock = FileLock(out / ".lock")
     try:
         lock.acquire(timeout=0)

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mednorm.errors import ConfigError
 from mednorm.tasks import find_task
-from mednorm.training.settings import CommonSettings, Norm, Regularizer, RunSettings, validated
+from mednorm.training.settings import LARGEST_SEED, CommonSettings, Norm, Regularizer, RunSettings, validated
 
 
 class StudySettings(CommonSettings):
@@ -42,8 +42,9 @@ class StudySettings(CommonSettings):
     @field_validator("batch_sizes", "seeds")
     @classmethod
     def _in_range(cls, values: list[int]) -> list[int]:
-        if min(values) < 0:
-            raise ValueError(f"expected no negative number, got {min(values)}")
+        for value in values:
+            if not 0 <= value <= LARGEST_SEED:
+                raise ValueError(f"expected numbers from 0 to {LARGEST_SEED}, got {value}")
         return values
 
     @model_validator(mode="after")
@@ -51,7 +52,8 @@ class StudySettings(CommonSettings):
         if min(self.batch_sizes) < 1:
             raise ValueError(f"expected batch_sizes of at least 1, got {min(self.batch_sizes)}")
         if self.base_batch_size not in self.batch_sizes:
-            raise ValueError(f"expected base_batch_size to be one of batch_sizes {self.batch_sizes}")
+            sizes = ", ".join(map(str, self.batch_sizes))
+            raise ValueError(f"expected base_batch_size to be one of batch_sizes {sizes}, got {self.base_batch_size}")
         return self
 
     def runs(self, classes: tuple[str, ...], digest: str) -> list[RunSettings]:
@@ -80,28 +82,32 @@ class StudySettings(CommonSettings):
 
 
 def resolve(
-    task: str, preset: str, file: Mapping[str, Any], flags: Mapping[str, Any], file_name: str = "study.toml"
+    task: str | None,
+    preset: str | None,
+    file: Mapping[str, Any],
+    flags: Mapping[str, Any],
+    file_name: str = "study.toml",
 ) -> StudySettings:
     """Lay settings over each other: the task's preset, then a TOML file, then flags.
 
-    A single batch size given without a base is the base; otherwise a base that is not studied is an error.
+    Task and preset, where None, are the file's, or else "tissue" and "default". Batch sizes that leave out the base
+    bring their own, the middle one, unless a base is given with them.
 
     Raises:
         ConfigError: an unknown task, preset or key, or a value out of range; one line that names its source.
 
     """
+    task = str(file.get("task", "tissue")) if task is None else task
     chosen = find_task(task)
-    preset = str(file.get("preset", preset))
+    preset = str(file.get("preset", "default")) if preset is None else preset
     if preset not in chosen.presets:
         raise ConfigError(f"preset: expected one of {', '.join(chosen.presets)} for {task}, got {preset!r}.")
     if file.get("task", task) != task:
         raise ConfigError(f"{file_name}: task: expected {task!r}, as on the command line, got {file['task']!r}.")
     start = {"task": task, "preset": preset, **chosen.presets[preset]}
-    validated(
-        StudySettings, start | _with_base(start, file), file_name
-    )  # so that what is wrong in the file is said of it
+    over_file = start | _with_base(start, file) | {"preset": preset}
+    validated(StudySettings, over_file, file_name)  # so that what is wrong in the file is said of it
     given = {key: value for key, value in flags.items() if value is not None}
-    over_file = start | _with_base(start, file)
     return validated(StudySettings, over_file | _with_base(over_file, given), "options")
 
 

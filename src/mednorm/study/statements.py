@@ -128,7 +128,10 @@ class _Speaker:
             said.append(Statement(topic="caution", verdict="info", text=text))
         diverged = [run.name for run in self.runs if run.status == "diverged"]
         if diverged:
-            text = f"The loss stopped being a number in {', '.join(diverged)}; the epochs before it were judged."
+            text = (
+                f"The loss stopped being a number in {', '.join(diverged)}; the best epoch before that was judged, "
+                "and where there is none the metrics are not defined."
+            )
             said.append(Statement(topic="caution", verdict="worse", text=text))
         compared = sum(1 for arm in self.summary.values() if arm.versus_none)
         if compared > 5:

@@ -27,7 +27,8 @@ class Judge(Protocol):
 class ClassificationJudge:
     """AUC (one against rest, mean over classes) and accuracy.
 
-    AUC is None where the targets hold a single class: there is nothing to rank.
+    AUC is None where the targets lack a class: there is nothing to rank. Both are None where an output is NaN or
+    infinite: argmax would call that class 0, and a network that diverged would look as good as chance.
     """
 
     def __init__(self, classes: int) -> None:
@@ -36,9 +37,11 @@ class ClassificationJudge:
         self._accuracy = MulticlassAccuracy(classes, average="micro")
         self._auc = MulticlassAUROC(classes)
         self._seen: set[int] = set()
+        self._finite = True
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Take in logits (N, K) and labels (N,)."""
+        self._finite = self._finite and bool(outputs.isfinite().all())
         probabilities = outputs.detach().float().softmax(1).cpu()
         targets = targets.cpu()
         self._accuracy.update(probabilities, targets)
@@ -47,7 +50,7 @@ class ClassificationJudge:
 
     def compute(self) -> Metrics:
         """Return auc and accuracy."""
-        if not self._seen:
+        if not self._seen or not self._finite:
             return {"auc": None, "accuracy": None}
         auc = _number(self._auc.compute()) if len(self._seen) == self._auc.num_classes else None
         return {"auc": auc, "accuracy": _number(self._accuracy.compute())}
@@ -57,38 +60,46 @@ class ClassificationJudge:
         self._accuracy.reset()
         self._auc.reset()
         self._seen.clear()
+        self._finite = True
 
 
 class SegmentationJudge:
     """Dice of each class but the background, mean over the images that contain it, and their mean.
 
-    An image without a class in its truth says nothing about that class's Dice and is left out of its mean.
+    An image without a class in its truth says nothing about that class's Dice and is left out of its mean. All are
+    None where an output is NaN or infinite, as in `ClassificationJudge`.
     """
 
     def __init__(self, classes: tuple[str, ...]) -> None:
         from monai.metrics import DiceMetric
 
         self._classes = classes
-        self._dice = DiceMetric(include_background=False, reduction="mean_batch", num_classes=len(classes))
+        self._dice = DiceMetric(
+            include_background=False, reduction="mean_batch", get_not_nans=True, num_classes=len(classes)
+        )
+        self._finite = True
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Take in logits (N, K, *) and masks (N, *)."""
+        self._finite = self._finite and bool(outputs.isfinite().all())
         predicted = outputs.detach().argmax(1, keepdim=True).cpu()
         self._dice(y_pred=predicted, y=targets.unsqueeze(1).cpu())
 
     def compute(self) -> Metrics:
         """Return dice_CLASS for each class in the foreground, and dice, their mean."""
-        if self._dice.get_buffer() is None:
-            return {"dice": None}
-        each = [_number(value) for value in self._dice.aggregate()]
+        names = [f"dice_{name}" for name in self._classes[1:]]
+        each: list[float | None] = [None] * len(names)
+        if self._finite and self._dice.get_buffer() is not None:
+            means, images = self._dice.aggregate()  # where no image holds a class, MONAI's mean of none is 0
+            each = [_number(mean) if count > 0 else None for mean, count in zip(means, images, strict=True)]
         defined = [value for value in each if value is not None]
         mean = sum(defined) / len(defined) if defined else None
-        names = [f"dice_{name}" for name in self._classes[1:]]
         return {"dice": mean} | (dict(zip(names, each, strict=True)) if len(names) > 1 else {})
 
     def reset(self) -> None:
         """Forget all batches."""
         self._dice.reset()
+        self._finite = True
 
 
 def classification_loss() -> nn.Module:

@@ -61,7 +61,7 @@ def article_cnn(shape: Shape, norm: str, dropout: float) -> nn.Sequential:
 
 
 def unet(shape: Shape, norm: str, dropout: float) -> nn.Module:
-    """Build MONAI's UNet with 16, 32, 64, 128 channels: eight convolutions, seven of them followed by the norm.
+    """Build MONAI's UNet with 8, 16, 32, 64 channels: seven convolutions, six of them followed by the norm.
 
     Raises:
         ConfigError: a side of the images is not a multiple of 8.
@@ -78,7 +78,7 @@ def unet(shape: Shape, norm: str, dropout: float) -> nn.Module:
         spatial_dims=len(shape.size),
         in_channels=shape.channels,
         out_channels=shape.classes,
-        channels=(16, 32, 64, 128),
+        channels=(8, 16, 32, 64),
         strides=(2, 2, 2),
         act="relu",
         norm=NORMS[norm],

@@ -31,15 +31,35 @@ from mednorm.training.settings import RunSettings, read_toml, validated
 # Where these differ, the numbers do not.
 _HARMLESS = {"tensorboard"}
 
+# What torch.load raises for a file that is cut short, no archive, or holds more than tensors and plain values.
+_DAMAGE = (RuntimeError, EOFError, OSError, pickle.UnpicklingError)
+
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Lightning's checkpoints, written so that a kill leaves the one before, never half a file."""
+    """Lightning's checkpoints, written so that a kill leaves the one before, never half a file; read, not unpickled."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write to a buffer, then to the file in one move."""
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         write_atomically(Path(path), buffer.getvalue())
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = lambda storage, location: storage, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Read tensors and plain values.
+
+        Raises:
+            RunError: the file is damaged, or would have to be unpickled.
+
+        """
+        try:
+            return super().load_checkpoint(path, map_location, weights_only=True)
+        except _DAMAGE as error:
+            raise RunError(
+                f"{path}: expected a checkpoint of this run, got: {_first_line(error)} "
+                "Remove it; the run then starts from its first epoch."
+            ) from None
 
 
 def open_run(settings: RunSettings, folder: Path) -> Run | None:
@@ -83,19 +103,23 @@ def load_settings(folder: Path) -> RunSettings:
     return validated(RunSettings, read_toml(config), str(config))
 
 
-def load_weights(network: nn.Module, checkpoint: Path) -> None:
+def load_weights(network: nn.Module, checkpoint: Path) -> int:
     """Load a run's weights into its network; tensors and plain values alone are read, nothing is unpickled.
+
+    Returns:
+        The epoch the weights are from, 1 for the first.
 
     Raises:
         RunError: the file is missing, damaged, or of another network.
 
     """
     try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-        network.load_state_dict({key.removeprefix("network."): value for key, value in state.items()})
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        network.load_state_dict({key.removeprefix("network."): v for key, v in content["state_dict"].items()})
+        return int(content["epoch"]) + 1
     except FileNotFoundError:
         raise RunError(f"{checkpoint}: no such file. The run has not finished an epoch; train it first.") from None
-    except (RuntimeError, KeyError, TypeError, EOFError, OSError, pickle.UnpicklingError) as error:
+    except (*_DAMAGE, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{checkpoint}: expected the weights of this run's network, got: {_first_line(error)}") from None
 
 
@@ -123,4 +147,5 @@ def flat(epoch: Epoch) -> dict[str, float]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    first, *others = [line.strip() for line in (str(error).strip() or type(error).__name__).splitlines()]
+    return others[0] if first.startswith("Error(s) in loading state_dict") and others else first

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from mednorm.data import Arrays, Split
+from mednorm.errors import RunError
 from mednorm.tasks import Task, find_task
 from mednorm.tasks.judge import Judge, Metrics
 from mednorm.tasks.networks import Shape
@@ -57,8 +58,8 @@ def evaluate_run(folder: Path, data: str | None, split: Split | Literal["all"]) 
         How many images there were, and the metrics.
 
     Raises:
-        RunError: not a run, or one without usable weights.
-        DataError: the data cannot be used, or its images do not fit the network.
+        RunError: not a run, one without usable weights, or one whose network takes other images than these.
+        DataError: the data cannot be used.
 
     """
     settings = load_settings(folder)
@@ -70,7 +71,13 @@ def evaluate_run(folder: Path, data: str | None, split: Split | Literal["all"]) 
     channels, *size = arrays.images.shape[1:]
     classes = tuple(settings.classes or images.classes)
     network = task.network_for(Shape(channels, tuple(size), len(classes)), settings.norm, settings.dropout_rate)
-    load_weights(network, folder / "best.ckpt")
+    try:
+        load_weights(network, folder / "best.ckpt")
+    except RunError as error:
+        if data is None:
+            raise
+        shape = tuple(arrays.images.shape[1:])
+        raise RunError(f"{error} The images of {data} have shape {shape}; do those of its training?") from None
     return len(arrays.names), evaluate(network, arrays, task.judge(classes))
 
 

@@ -48,6 +48,10 @@ class History(pl.Callback):
         """Take the records back."""
         self.epochs = [Epoch.model_validate(epoch) for epoch in state_dict["epochs"]]
 
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Train no further where a run that goes on had ended because its loss was no number."""
+        trainer.should_stop = bool(self.epochs) and self.epochs[-1].train_loss is None
+
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Start the clock."""
         self._epoch_started = time.perf_counter()

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+import signal
 import statistics
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from mednorm.errors import MissingExtraError
+from mednorm.errors import ConfigError, MissingExtraError
 from mednorm.files import write_atomically
 from mednorm.results import Epoch, Run
 from mednorm.tasks import Prepared, Task
@@ -45,9 +47,12 @@ def train(
 
     Raises:
         RunError: the folder holds a run with other settings, or a damaged one.
+        ConfigError: a device that is not there.
         MissingExtraError: TensorBoard was asked for and is not installed.
 
     """
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: expected one that this machine has, got 'cuda'. Choose auto or cpu.")
     finished = open_run(settings, folder)
     if finished is not None:
         return finished
@@ -57,13 +62,13 @@ def train(
         fit_input_scaling(network, prepared.arrays["train"].images)
         history = History(folder / "metrics.csv")
         _fit(settings, task, prepared, network, folder, [history, *callbacks])
-        load_weights(network, folder / "best.ckpt")
+        best_epoch = load_weights(network, folder / "best.ckpt")
         metrics: dict[str, float | None] = {}
         for split, arrays in prepared.arrays.items():
             scores = evaluate(network, arrays, task.judge(prepared.images.classes))
             metrics |= {f"{split}_{name}": value for name, value in scores.items()}
         write_atomically(folder / "samples.npz", samples(network, task, prepared.arrays["test"]))
-    run = _record(settings, history.epochs, metrics, task.main_metric, folder)
+    run = _record(settings, history.epochs, best_epoch, metrics, folder)
     write_atomically(folder / "run.json", run.model_dump_json(indent=1))
     return run
 
@@ -78,7 +83,7 @@ def _fit(
 ) -> None:
     """Let Lightning train; it goes on from last.ckpt where there is one."""
     classes, last = prepared.images.classes, folder / "last.ckpt"
-    checkpoints = ModelCheckpoint(
+    checkpoints = _Checkpoints(
         folder,
         "best",
         monitor=f"val_{task.main_metric}",
@@ -98,22 +103,34 @@ def _fit(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(
-        TrainingModule(network, task.loss(), task.judge(classes), task.judge(classes), settings),
-        training_loader(prepared.arrays["train"], settings.batch_size, settings.seed),
-        evaluation_loader(prepared.arrays["val"]),
-        ckpt_path=last if last.exists() else None,
-        weights_only=True,
-    )
+    with _interruptible():
+        trainer.fit(
+            TrainingModule(network, task.loss(), task.judge(classes), task.judge(classes), settings),
+            training_loader(prepared.arrays["train"], settings.batch_size, settings.seed),
+            evaluation_loader(prepared.arrays["val"]),
+            ckpt_path=last if last.exists() else None,
+            weights_only=True,
+        )
+
+
+class _Checkpoints(ModelCheckpoint):
+    """Lightning's, which forgets its best epoch when the folder was moved between two parts of a run; this does not."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the state back, its files looked for where the folder is now."""
+
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        names = ("best_model_path", "kth_best_model_path", "last_model_path")
+        moved = {name: here(state_dict[name]) for name in names}
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath})
 
 
 def _record(
-    settings: RunSettings, epochs: list[Epoch], metrics: Mapping[str, float | None], main_metric: str, folder: Path
+    settings: RunSettings, epochs: list[Epoch], best_epoch: int, metrics: Mapping[str, float | None], folder: Path
 ) -> Run:
-    def validation(epoch: Epoch) -> float:
-        value = epoch.val_metrics[main_metric]
-        return -1.0 if value is None else value
-
     peaks = [epoch.peak_memory_mb for epoch in epochs if epoch.peak_memory_mb is not None]
     return Run(
         name=settings.name,
@@ -122,7 +139,7 @@ def _record(
         batch_size=settings.batch_size,
         seed=settings.seed,
         status="diverged" if epochs[-1].train_loss is None else "finished",
-        best_epoch=max(epochs, key=validation).epoch,
+        best_epoch=best_epoch,
         epochs_to_target=None,
         seconds_to_target=None,
         metrics=dict(metrics),
@@ -139,6 +156,19 @@ def _tensorboard(folder: Path) -> TensorBoardLogger:
         return TensorBoardLogger(folder, name="tensorboard", version="")
     except ModuleNotFoundError:
         raise MissingExtraError('tensorboard: not installed. Run: pip install "mednorm[tensorboard]"') from None
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Give Ctrl-C back as it came: Lightning makes it an exit with status 1, and later ones without effect."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None
 
 
 @contextmanager

@@ -16,6 +16,7 @@ Norm = Literal["none", "batch", "group", "instance"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Device = Literal["auto", "cpu", "cuda"]
 
+LARGEST_SEED = 2**31 - 1  # the generators' own seeds, made of this and the epoch, have 64 bits
 REGULARIZERS = ("dropout", "l1", "l2")
 
 
@@ -38,7 +39,7 @@ Regularizer = Annotated[str, AfterValidator(canonical_regularizer)]
 class CommonSettings(BaseModel):
     """What every run of a study shares; arms differ only in what they study."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     task: str
     data: str | None = Field(default=None, description="a MedMNIST .npz, a manifest.csv or its folder")
@@ -61,7 +62,7 @@ class RunSettings(CommonSettings):
     norm: Norm
     regularizer: Regularizer
     batch_size: int = Field(ge=1)
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, le=LARGEST_SEED)
     digest: str = Field(default="", description="SHA-256 of the data's file: a run goes on only with the same data")
 
     @property
@@ -96,8 +97,11 @@ def validated(kind: type[Settings], values: Mapping[str, Any], source: str) -> S
             raise ConfigError(f"{source}: unknown key {key!r}. {hint}") from None
         if first["type"] == "missing":
             raise ConfigError(f"{source}: {key} is missing.") from None
-        message = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{source}: {key}: {message[0].lower() + message[1:]}, got {first['input']!r}.") from None
+        where = f"{source}: {key}" if key else source
+        if first["type"] == "value_error":  # one of ours, which names what came
+            raise ConfigError(f"{where}: {first['ctx']['error']}.") from None
+        message = first["msg"]
+        raise ConfigError(f"{where}: {message[0].lower() + message[1:]}, got {first['input']!r}.") from None
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -1,0 +1,111 @@
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+
+from mednorm.errors import ConfigError, DataError
+from mednorm.tasks import TASKS, find_task
+from mednorm.tasks.judge import ClassificationJudge, SegmentationJudge, SegmentationLoss
+from mednorm.tasks.networks import StandardizeByTraining, StandardizeEach
+from tests.studies import write_npz
+
+
+def with_classes(path, count):
+    with np.load(write_npz(path)) as file:
+        content = dict(file)
+    for split in ("train", "val", "test"):
+        content[f"{split}_labels"] = (np.arange(len(content[f"{split}_labels"])) % count)[:, None]
+    np.savez(path, **content)
+    return path
+
+
+def test_a_task_is_found_by_its_name():
+    assert [find_task(name).name for name in TASKS] == list(TASKS)
+
+
+def test_an_unknown_task_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"task: expected one of tissue, lung, got 'lungs'\. Did you mean 'lung'\?"):
+        find_task("lungs")
+
+
+def test_a_task_nothing_is_near_to_gets_no_guess():
+    with pytest.raises(ConfigError, match=r"got 'xyz'\.$"):
+        find_task("xyz")
+
+
+def test_a_task_without_embedded_images_asks_for_data():
+    with pytest.raises(ConfigError, match=r"lung: expected --data .*, got none\. Only tissue brings its own"):
+        find_task("lung").prepare(None)
+
+
+def test_data_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"missing\.npz: expected"):
+        find_task("lung").prepare(str(tmp_path / "missing.npz"))
+
+
+def test_numbers_alone_become_the_names_of_the_task(lung_npz):
+    assert find_task("lung").prepare(str(lung_npz)).images.classes == ("normal", "pneumonia")
+
+
+def test_names_that_were_given_are_kept(lung_npz):
+    assert find_task("lung").prepare(str(lung_npz), ["well", "ill"]).images.classes == ("well", "ill")
+
+
+def test_another_number_of_classes_keeps_its_numbers(tmp_path):
+    assert find_task("lung").prepare(str(with_classes(tmp_path / "three.npz", 3))).images.classes == ("0", "1", "2")
+
+
+def test_the_shape_is_that_of_the_images_after_resampling(lung_npz):
+    shape = find_task("lung").prepare(str(lung_npz), image_size=[8, 10]).shape
+    assert (shape.channels, shape.size, shape.classes) == (1, (8, 10), 2)
+
+
+def test_the_digest_is_that_of_the_file(lung_npz):
+    assert find_task("lung").prepare(str(lung_npz)).digest == hashlib.sha256(lung_npz.read_bytes()).hexdigest()
+
+
+def test_the_digest_of_a_folder_is_that_of_its_manifest(tmp_path):
+    from PIL import Image
+
+    rows = ["image,label,split"]
+    for index, split in enumerate(("train", "train", "val", "test")):
+        Image.fromarray(np.full((8, 8), 9 * index, np.uint8)).save(tmp_path / f"{index}.png")
+        rows.append(f"{index}.png,{index % 2},{split}")
+    (tmp_path / "manifest.csv").write_text("\n".join(rows))
+    digest = hashlib.sha256((tmp_path / "manifest.csv").read_bytes()).hexdigest()
+    assert find_task("lung").prepare(str(tmp_path)).digest == digest
+
+
+def test_x_rays_are_scaled_by_the_training_images_and_mr_each_by_itself(lung_npz):
+    lung, tissue = find_task("lung"), find_task("tissue")
+    shape = lung.prepare(str(lung_npz)).shape
+    assert type(lung.network_for(shape, "batch", 0.0).scaling) is StandardizeByTraining
+    brain = type(shape)(1, (16, 16), 3)
+    assert type(tissue.network_for(brain, "batch", 0.0).scaling) is StandardizeEach
+
+
+def test_the_output_of_the_tissue_network_does_not_depend_on_the_scanners_gain():
+    network = find_task("tissue").network_for(_brain(), "none", 0.0).eval()
+    images = torch.rand(2, 1, 16, 16)
+    torch.testing.assert_close(network(images), network(images * 700 + 30), rtol=1e-3, atol=1e-3)
+
+
+def _brain():
+    from mednorm.tasks.networks import Shape
+
+    return Shape(1, (16, 16), 3)
+
+
+def test_the_metrics_and_the_loss_fit_the_kind_of_task():
+    lung, tissue = find_task("lung"), find_task("tissue")
+    assert type(lung.judge(("a", "b"))) is ClassificationJudge
+    assert type(tissue.judge(("a", "b"))) is SegmentationJudge
+    assert type(lung.loss()) is torch.nn.CrossEntropyLoss
+    assert type(tissue.loss()) is SegmentationLoss
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_metric_that_chooses_the_epoch_is_among_those_measured(name):
+    task = find_task(name)
+    assert task.main_metric in task.judge(("background", "tissue")).compute()

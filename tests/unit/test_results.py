@@ -1,0 +1,133 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from mednorm.errors import RunError
+from mednorm.results import Results, json_schema, read_results
+from tests.report_fixture import make_results
+
+SCHEMA = Path(__file__).parents[2] / "docs" / "reference" / "results.schema.json"
+
+
+@pytest.fixture
+def validator():
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    Draft202012Validator.check_schema(schema)
+    return Draft202012Validator(schema)
+
+
+@pytest.fixture
+def content():
+    return json.loads(make_results().model_dump_json(by_alias=True))
+
+
+def written(tmp_path, content):
+    path = tmp_path / "results.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+def test_the_documented_schema_is_that_of_the_code():
+    assert SCHEMA.read_text(encoding="utf-8") == json_schema(), "run `make schema`"
+
+
+def test_running_the_module_writes_the_schema():
+    done = subprocess.run([sys.executable, "-m", "mednorm.results"], capture_output=True, text=True, check=True)
+    assert done.stdout == json_schema()
+
+
+def test_results_are_read_without_importing_torch():
+    code = "import sys, mednorm.results; print([name for name in ('torch', 'monai', 'lightning') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_a_real_study_validates_with_an_independent_validator(validator, study_folder):
+    content = json.loads((study_folder / "results.json").read_text(encoding="utf-8"))
+    assert [error.message for error in validator.iter_errors(content)] == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "field"),
+    [
+        (lambda content: content.pop("runs"), "runs"),
+        (lambda content: content.update(schema=2), "schema"),
+        (lambda content: content["runs"][0].update(loss=1.0), "loss"),
+        (lambda content: content["runs"][0].update(status="running"), "status"),
+        (lambda content: content["study"].update(grid="cross"), "grid"),
+    ],
+)
+def test_the_independent_validator_and_the_reader_refuse_the_same_mistakes(validator, content, tmp_path, spoil, field):
+    spoil(content)
+    assert not validator.is_valid(content)
+    with pytest.raises(RunError, match=field):
+        read_results(written(tmp_path, content))
+
+
+def test_results_come_back_from_disk_as_they_were(tmp_path):
+    results = make_results()
+    assert read_results(written(tmp_path, results.model_dump_json(by_alias=True))) == results
+
+
+def test_a_results_file_names_its_schema_number_as_schema(study_folder):
+    assert json.loads((study_folder / "results.json").read_text(encoding="utf-8"))["schema"] == 1
+
+
+def test_a_missing_file_is_named_with_the_command_that_makes_it(tmp_path):
+    path = tmp_path / "results.json"
+    with pytest.raises(RunError, match=rf"{re.escape(str(path))}: no such file.*mednorm study TASK --out"):
+        read_results(path)
+
+
+def test_a_folder_in_place_of_the_file_is_said(tmp_path):
+    with pytest.raises(RunError, match=f"{re.escape(str(tmp_path))}: cannot be read"):
+        read_results(tmp_path)
+
+
+def test_a_truncated_file_is_named(tmp_path, content):
+    path = written(tmp_path, json.dumps(content)[:4000])
+    with pytest.raises(RunError, match=f"{re.escape(str(path))}: not results of schema 1: the file as a whole: .*EOF"):
+        read_results(path)
+
+
+def test_text_that_is_not_utf_8_is_said(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_bytes(b"\xff\xfe{}")
+    with pytest.raises(RunError, match=r"results\.json: cannot be read"):
+        read_results(path)
+
+
+def test_a_number_that_is_nan_is_refused_and_its_place_named(tmp_path, content):
+    content["runs"][3]["epochs"][1]["train_loss"] = float("nan")
+    with pytest.raises(RunError, match=r"runs\.3\.epochs\.1\.train_loss: .*finite"):
+        read_results(written(tmp_path, content))
+
+
+def test_a_number_too_large_for_a_float_is_refused(tmp_path, content):
+    text = json.dumps(content).replace('"learning_rate": 0.001', '"learning_rate": 1e999', 1)
+    with pytest.raises(RunError, match=r"learning_rate: .*finite"):
+        read_results(written(tmp_path, text))
+
+
+def test_a_later_schema_number_is_named(tmp_path, content):
+    content["schema"] = 2
+    with pytest.raises(RunError, match="not results of schema 1: schema: Input should be 1"):
+        read_results(written(tmp_path, content))
+
+
+def test_results_cannot_be_changed_once_made():
+    with pytest.raises(ValueError, match="frozen"):
+        make_results().study = None
+
+
+def test_nothing_in_a_written_file_is_nan_or_infinite(study_folder):
+    def refuse(text):
+        raise AssertionError(text)
+
+    text = (study_folder / "results.json").read_text(encoding="utf-8")
+    assert Results.model_validate(json.loads(text, parse_constant=refuse)).schema_version == 1
