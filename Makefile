@@ -1,14 +1,14 @@
 # make demo   the main job on the embedded images, from a fresh machine; says where the page is
 # make test   every test, from a fresh machine
 # make setup  .venv with every extra and the test tools; quick when nothing changed
-# make lint types fmt unit bench clean
+# make lint types fmt unit bench docs clean
 
 PYTHON ?= python3
 OUT ?= demo
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --quiet --constraint constraints.txt
 
-.PHONY: demo setup test unit lint types fmt bench schema clean
+.PHONY: demo setup test unit lint types fmt bench docs schema clean
 
 demo: .venv/.study
 	$(BIN)/mednorm study tissue --preset quick --out $(OUT)
@@ -34,6 +34,9 @@ fmt: .venv/.setup
 
 bench: .venv/.setup
 	$(BIN)/python benchmarks/layer.py
+
+docs: schema
+	$(BIN)/python docs/render.py
 
 schema: .venv/.setup
 	$(BIN)/python -m mednorm.results > docs/reference/results.schema.json

@@ -59,8 +59,9 @@ def facts(results: Results, language: str) -> str:
             f"训练 {minutes:.1f} 分钟（{made.processor}，{made.threads} 线程，torch {made.packages['torch']}）。\n"
         )
     return (
-        f"`{command}`: {len(results.runs)} runs on {images} images, seeds {_list(results.study.seeds)}, {minutes:.1f} minutes "
-        f"of training ({made.processor}, {made.threads} threads, torch {made.packages['torch']}).\n"
+        f"`{command}`: {len(results.runs)} runs on {images} images, seeds {_list(results.study.seeds)}, "
+        f"{minutes:.1f} minutes of training ({made.processor}, {made.threads} threads, "
+        f"torch {made.packages['torch']}).\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""Ten lines: a drop-in layer, its statistics, and why pooling beats averaging."""
+"""A drop-in layer, its statistics, and why pooling beats averaging."""
 
 import torch
 
@@ -9,15 +9,12 @@ scans = [site + torch.randn(4, 2, 8, 8, 8) for site in (0.0, 2.0)]  # two scanne
 
 layer = BatchNorm(2, activation="relu")  # torch.nn.BatchNorm3d and ReLU, with the same state_dict
 layer(torch.cat(scans))
-print(
-    "batch mean, variance, range:",
-    *(f"{v:.2f}" for v in (layer.batch_moments.mean[0], layer.batch_moments.variance[0], layer.batch_moments.range[0])),
-)
+batch = layer.batch_moments
+print(f"batch: mean {batch.mean[0]:.2f}, variance {batch.variance[0]:.2f}, range {batch.range[0]:.2f}")
 
 parts = [Moments.of(scan) for scan in scans]
-print(
-    f"variance averaged over scans {sum(p.variance[0] for p in parts) / 2:.2f}, pooled {Moments.pool(parts).variance[0]:.2f}"
-)
+averaged = sum(part.variance[0] for part in parts) / len(parts)
+print(f"variance: averaged over scans {averaged:.2f}, pooled {Moments.pool(parts).variance[0]:.2f}")
 
-layer(torch.full((4, 2, 8, 8, 8), torch.nan))  # an overflow, a broken voxel
-print("skipped", layer.num_batches_skipped.item(), "finite", layer.running_var.isfinite().all().item())
+layer(torch.full((4, 2, 8, 8, 8), torch.nan))  # an overflow, or a broken voxel
+print(f"skipped {int(layer.num_batches_skipped)} batch, running variance {layer.running_var[0]:.2f}")

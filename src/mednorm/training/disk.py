@@ -115,6 +115,8 @@ def load_weights(network: nn.Module, checkpoint: Path) -> int:
     """
     try:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        if not isinstance(content, dict):
+            raise TypeError(f"a {type(content).__name__}")
         network.load_state_dict({key.removeprefix("network."): v for key, v in content["state_dict"].items()})
         return int(content["epoch"]) + 1
     except FileNotFoundError:

@@ -43,11 +43,19 @@ class TrainingModule(pl.LightningModule):
         return logits
 
     def on_train_epoch_start(self) -> None:
-        """Draw dropout from (seed, epoch), so that a resumed run draws what an uninterrupted one would."""
-        torch.manual_seed(self.settings.seed * 1_000_003 + self.current_epoch)
+        """Forget the losses and metrics of the epoch before."""
         self.sums = {}
         for judge in self.judges.values():
             judge.reset()
+
+    def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
+        """Draw dropout from (seed, epoch), so that a resumed run draws what an uninterrupted one would.
+
+        Not when the epoch starts: the loader's iterator, which takes a random number too, is made after that in an
+        uninterrupted run, and before it where a run goes on.
+        """
+        if batch_index == 0:
+            torch.manual_seed(self.settings.seed * 1_000_003 + self.current_epoch)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         """Return loss plus penalty; only the loss alone is logged as loss."""

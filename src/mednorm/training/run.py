@@ -83,20 +83,19 @@ def _fit(
 ) -> None:
     """Let Lightning train; it goes on from last.ckpt where there is one."""
     classes, last = prepared.images.classes, folder / "last.ckpt"
-    checkpoints = _Checkpoints(
-        folder,
-        "best",
-        monitor=f"val_{task.main_metric}",
-        mode="max",
-        save_last=True,
-        save_on_train_epoch_end=True,  # after the epoch's record is closed, so that the record is in it
-        enable_version_counter=False,
-    )
+    # After the epoch's record is closed, so that the record is in them. Two callbacks: save_last=True would write
+    # last.ckpt only in epochs that are the best so far, and a killed run would go on from there. Best comes first, so
+    # that last knows of it.
+    when: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
+    checkpoints = [
+        _Checkpoints(folder, "best", monitor=f"val_{task.main_metric}", mode="max", **when),
+        _Checkpoints(folder, "last", **when),
+    ]
     trainer = pl.Trainer(
         max_epochs=settings.epochs,
         accelerator="gpu" if settings.device == "cuda" else settings.device,
         devices=1,
-        callbacks=[*callbacks, checkpoints],
+        callbacks=[*callbacks, *checkpoints],
         plugins=[AtomicCheckpoints()],
         logger=_tensorboard(folder) if settings.tensorboard else False,
         num_sanity_val_steps=0,

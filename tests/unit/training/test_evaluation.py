@@ -1,0 +1,157 @@
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mednorm.errors import ConfigError, DataError, RunError
+from mednorm.tasks import find_task
+from mednorm.training.evaluation import evaluate_run, evaluation_mode
+from tests.studies import write_npz
+
+RUN = "batch-dropout-b16-s0"
+
+
+@pytest.fixture(scope="module")
+def folder(study_folder):
+    return study_folder / "runs" / RUN
+
+
+@pytest.fixture(scope="module")
+def stored(study_results):
+    return next(run for run in study_results.runs if run.name == RUN).metrics
+
+
+def mixed_modes():
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Sequential(nn.BatchNorm2d(2), nn.Dropout()), nn.ReLU())
+    network[1][0].eval()
+    return network, {name: part.training for name, part in network.named_modules()}
+
+
+def test_every_module_gets_its_own_mode_back():
+    network, before = mixed_modes()
+    with evaluation_mode(network):
+        assert not any(part.training for part in network.modules())
+        assert not torch.is_grad_enabled()
+    assert {name: part.training for name, part in network.named_modules()} == before
+    assert torch.is_grad_enabled()
+
+
+def test_every_module_gets_its_own_mode_back_after_an_exception():
+    network, before = mixed_modes()
+    with pytest.raises(ZeroDivisionError), evaluation_mode(network):
+        1 / 0  # noqa: B018
+    assert {name: part.training for name, part in network.named_modules()} == before
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", 48), ("val", 16), ("test", 20)])
+def test_a_run_judged_again_on_its_own_data_gets_its_stored_metrics(folder, stored, split, count):
+    images, metrics = evaluate_run(folder, None, split)
+    assert images == count
+    expected = {name: stored[f"{split}_{name}"] for name in ("auc", "accuracy")}
+    assert metrics == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_same_images_from_another_file_get_the_same_metrics(folder, stored, lung_npz, tmp_path):
+    copy = shutil.copy(lung_npz, tmp_path / "elsewhere.npz")
+    images, metrics = evaluate_run(folder, str(copy), "test")
+    assert (images, metrics["auc"]) == (20, pytest.approx(stored["test_auc"], abs=1e-6))
+
+
+def test_other_images_get_other_metrics(folder, stored, tmp_path):
+    other = write_npz(tmp_path / "other.npz", seed=9, test=31)
+    with np.load(other) as file:
+        content = dict(file)
+    content["test_labels"] = 1 - content["test_labels"]
+    np.savez(other, **content)
+    images, metrics = evaluate_run(folder, str(other), "test")
+    assert images == 31
+    assert metrics["auc"] < stored["test_auc"]
+
+
+def test_all_means_every_image_of_every_split(folder, stored):
+    images, metrics = evaluate_run(folder, None, "all")
+    right = sum(count * stored[f"{split}_accuracy"] for split, count in (("train", 48), ("val", 16), ("test", 20)))
+    assert images == 84
+    assert metrics["accuracy"] == pytest.approx(right / 84, abs=1e-6)
+
+
+def test_images_of_another_size_are_said_with_their_shape(folder, tmp_path):
+    other = write_npz(tmp_path / "large.npz", size=16)
+    with pytest.raises(
+        RunError, match=r"best\.ckpt: .*size mismatch for net\.dense\.weight.*large\.npz have shape \(1, 16, 16\)"
+    ):
+        evaluate_run(folder, str(other), "test")
+
+
+def test_images_with_a_class_the_run_does_not_know_are_refused(folder, tmp_path):
+    other = write_npz(tmp_path / "three.npz")
+    with np.load(other) as file:
+        content = dict(file)
+    content["test_labels"][3] = 2
+    np.savez(other, **content)
+    with pytest.raises(DataError, match=r"three\.npz test\[3\]: expected a label from 0 to 1 .*got 2"):
+        evaluate_run(folder, str(other), "test")
+
+
+def test_data_that_is_gone_is_named(folder, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    config = (copy / "config.toml").read_text()
+    (copy / "config.toml").write_text(re.sub('data = ".*"', f'data = "{tmp_path}/gone.npz"', config))
+    with pytest.raises(DataError, match=r"gone\.npz"):
+        evaluate_run(copy, None, "test")
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(RunError, match=rf"{re.escape(str(tmp_path / 'no'))}: expected the folder of a run"):
+        evaluate_run(tmp_path / "no", None, "test")
+
+
+def test_the_folder_of_a_study_is_not_that_of_a_run(study_folder):
+    with pytest.raises(RunError, match=r"expected the folder of a run, with config\.toml"):
+        evaluate_run(study_folder, None, "test")
+
+
+def test_a_run_without_weights_is_said(folder, tmp_path):
+    (tmp_path / "run").mkdir()
+    shutil.copy(folder / "config.toml", tmp_path / "run")
+    with pytest.raises(RunError, match=r"best\.ckpt: no such file\. The run has not finished an epoch"):
+        evaluate_run(tmp_path / "run", None, "test")
+
+
+def test_a_task_this_version_does_not_know_is_named(folder, tmp_path):
+    (tmp_path / "run").mkdir()
+    config = (folder / "config.toml").read_text()
+    (tmp_path / "run" / "config.toml").write_text(config.replace('task = "lung"', 'task = "kidney"'))
+    with pytest.raises(ConfigError, match="got 'kidney'"):
+        evaluate_run(tmp_path / "run", None, "test")
+
+
+def test_evaluating_writes_nothing(folder):
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    evaluate_run(folder, None, "test")
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_the_samples_are_evenly_spaced_test_images_with_what_the_kept_network_says(folder, lung_npz):
+    with np.load(lung_npz) as file:
+        images, labels = file["test_images"], file["test_labels"][:, 0]
+    rows = [0, 3, 6, 10, 13, 16]
+    with np.load(folder / "samples.npz") as file:
+        sample = dict(file)
+    np.testing.assert_array_equal(sample["image"][:, 0], images[rows])
+    np.testing.assert_array_equal(sample["truth"], labels[rows])
+    np.testing.assert_array_equal(sample["prediction"], sample["probability"].argmax(1))
+    np.testing.assert_allclose(sample["probability"].sum(1), 1, rtol=1e-5)
+    task = find_task("lung")
+    prepared = task.prepare(str(lung_npz))
+    network = task.network_for(prepared.shape, "batch", 0.25).eval()
+    state = torch.load(folder / "best.ckpt", weights_only=True)["state_dict"]
+    network.load_state_dict({key.removeprefix("network."): value for key, value in state.items()})
+    with torch.no_grad():
+        expected = network(torch.from_numpy(images[rows]).float()[:, None]).softmax(1)
+    np.testing.assert_allclose(sample["probability"], expected.numpy(), atol=1e-5)
