@@ -20,8 +20,8 @@ PAGES = ("README.md", "README.zh-CN.md", "docs/results/README.md")
 PART = re.compile(r"(<!-- render: (?P<name>[\w -]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 HEADERS = {
-    "en": ("norm", "regularizer", "batch", "test {}", "against no normalization", "epochs to target", "ms per step"),
-    "zh": ("归一化", "正则化", "批量大小", "测试 {}", "与不归一化之差", "达到目标所需轮数", "每步毫秒"),
+    "en": ("norm", "regularizer", "batch", "test {}", "{} against none", "epochs to target", "ms per step"),
+    "zh": ("归一化", "正则化", "批量大小", "测试 {}", "{} 与不归一化之差", "达到目标所需轮数", "每步毫秒"),
 }
 
 
@@ -35,10 +35,12 @@ def example(name: str) -> str:
 
 def table(results: Results, language: str) -> str:
     """Show every arm of a study."""
-    main = f"test_{results.study.main_metric}"
-    headers = [header.format(results.study.main_metric) for header in HEADERS[language]]
-    lines = ["| " + " | ".join(headers) + " |", "|" + " --- |" * 3 + " ---: |" * 4]
-    lines += ["| " + " | ".join(_row(arm, main)) + " |" for arm in results.summary]
+    metrics = results.headline_metrics()
+    *names, test, difference, epochs, step = HEADERS[language]
+    short = [name.removeprefix("test_") for name in metrics]
+    headers = [*names, *(test.format(name) for name in short), difference.format(short[0]), epochs, step]
+    lines = ["| " + " | ".join(headers) + " |", "|" + " --- |" * 3 + " ---: |" * (len(metrics) + 3)]
+    lines += ["| " + " | ".join(_row(arm, metrics)) + " |" for arm in results.summary]
     return "\n".join(lines) + "\n"
 
 
@@ -90,7 +92,7 @@ def main() -> None:
         path.write_text(rendered(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
-def _row(arm: ArmSummary, main: str) -> list[str]:
+def _row(arm: ArmSummary, metrics: list[str]) -> list[str]:
     reached = arm.epochs_to_target
     epochs = "–" if reached.mean is None else f"{reached.mean:.1f} ({reached.n}/{len(arm.runs)})"
     step = arm.seconds_per_step.mean
@@ -98,8 +100,8 @@ def _row(arm: ArmSummary, main: str) -> list[str]:
         arm.norm,
         arm.regularizer,
         str(arm.batch_size),
-        _estimate(arm.metrics[main]),
-        _estimate(arm.versus_none[main], signed=True) if arm.versus_none else "–",
+        *(_estimate(arm.metrics[name]) for name in metrics),
+        _estimate(arm.versus_none[metrics[0]], signed=True) if arm.versus_none else "–",
         epochs,
         "–" if step is None else f"{step * 1e3:.1f}",
     ]

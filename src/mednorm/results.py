@@ -189,6 +189,13 @@ class Results(_Record):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
+    def headline_metrics(self) -> list[str]:
+        """Return the test metrics worth a column: the main one first, those of single classes left out."""
+        main = f"test_{self.study.main_metric}"
+        known = self.summary[0].metrics
+        others = [name for name in known if name.startswith("test_") and not name.startswith(main)]
+        return [main, *others]
+
 
 def read_results(path: Path) -> Results:
     """Read and validate a `results.json`.

@@ -17,37 +17,31 @@ _MARKS = {"better": "[green]+[/]", "worse": "[red]−[/]", "not distinguishable"
 
 
 def show_results(results: Results, console: Console) -> None:
-    """Print one row an arm, then the sentences; narrow terminals get fewer columns, more lines, whole numbers."""
-    study = results.study
-    main = f"test_{study.main_metric}"
-    table = Table(
-        title=f"{study.task}: {len(results.runs)} runs, mean and 95 % interval over seeds", title_justify="left"
-    )
-    wide, narrow = console.width >= 110, console.width < 90
-    for name in ("norm, regularizer, batch",) if narrow else ("norm", "regularizer", "batch"):
-        table.add_column(name, overflow="fold")
-    table.add_column(f"test {study.main_metric}", justify="right", no_wrap=True)
-    table.add_column("against none", justify="right", no_wrap=True)
-    if wide:
-        for name in ("gap", "epochs to target", "ms/step", "peak MB"):
-            table.add_column(name, justify="right", no_wrap=True)
+    """Print one row an arm, then the sentences; a narrow terminal gets fewer columns, never cut numbers."""
+    study, width = results.study, console.width
+    metrics = results.headline_metrics()[: 1 if width < 75 else None]
+    title = f"{study.task}: {len(results.runs)} runs, mean and 95 % interval over seeds"
+    table = Table(title=title, title_justify="left", show_lines=width < 150)
+    for name in ["norm\nregularizer, batch"] if width < 110 else ["norm", "regularizer", "batch"]:
+        table.add_column(name, no_wrap=True)
+    costs = [] if width < 110 else ["gap", "epochs to target", "ms/step", "peak MB"]
+    for name in [*(name.replace("_", " ") for name in metrics), "against none", *costs]:
+        table.add_column(name, justify="right", no_wrap=name not in costs)
     for arm in results.summary:
         names = [arm.norm, arm.regularizer, str(arm.batch_size)]
-        numbers = [
-            _interval(arm.metrics[main]),
-            _interval(arm.versus_none[main], signed=True) if arm.versus_none else "–",
-        ]
-        if narrow:
-            names, numbers = [", ".join(names)], [number.replace(" ", "\n", 1) for number in numbers]
-        row = names + numbers
-        if wide:
-            row += [
+        numbers = [_interval(arm.metrics[name]) for name in metrics]
+        numbers.append(_interval(arm.versus_none[metrics[0]], signed=True) if arm.versus_none else "–")
+        if width < 150:
+            numbers = [number.replace(" ", "\n", 1) for number in numbers]
+        if costs:
+            reached = arm.epochs_to_target
+            numbers += [
                 _number(arm.generalization_gap, 3),
-                _number(arm.epochs_to_target, 1) + (f" ({arm.epochs_to_target.n}/{len(arm.runs)})"),
+                f"{_number(reached, 1)} ({reached.n}/{len(arm.runs)})",
                 _number(arm.seconds_per_step, 1, 1e3),
                 _number(arm.peak_memory_mb, 0),
             ]
-        table.add_row(*row)
+        table.add_row(*([f"{arm.norm}\n{arm.regularizer}, {arm.batch_size}"] if width < 110 else names), *numbers)
     console.print(table)
     for statement in results.statements:
         console.print(f"{_MARKS[statement.verdict]} {escape(statement.text)}", highlight=False)
@@ -99,7 +93,10 @@ def show_description(found: Description, console: Console) -> None:
     shapes = ", ".join(f"{shape} ({count})" for shape, count in found.shapes.items())
     types = ", ".join(f"{dtype} ({count})" for dtype, count in found.dtypes.items())
     console.print(f"shapes {shapes}; stored as {types}", highlight=False)
-    table = Table("", "channel", "mean", "std", "minimum", "maximum", title="Intensities", title_justify="left")
+    table = Table(title="Intensities", title_justify="left")
+    table.add_column("", overflow="fold")
+    for name in ("channel", "mean", "std", "minimum", "maximum"):
+        table.add_column(name, justify="right", no_wrap=True)
     for name, of in (found.intensity | {f"site {site}": i for site, i in found.intensity_by_site.items()}).items():
         if name == "site unknown":
             continue
@@ -113,9 +110,10 @@ def _interval(estimate: Estimate, *, signed: bool = False) -> str:
     sign = "+" if signed else ""
     if estimate.mean is None:
         return "–"
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.mean:{sign}.3f}"
-    return f"{estimate.mean:{sign}.3f} {escape(f'[{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]')}"
+    text = f"{estimate.mean:{sign}.3f}"
+    if estimate.low is not None and estimate.high is not None:
+        text += " " + escape(f"[{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]")
+    return text.replace("-", "−")
 
 
 def _number(estimate: Estimate, digits: int, factor: float = 1) -> str:

@@ -19,6 +19,7 @@ from mednorm.study.settings import StudySettings
 from mednorm.study.statements import statements
 from mednorm.study.summary import choose_target, summarize, with_target
 from mednorm.tasks import Prepared, Task, find_task
+from mednorm.training.disk import open_run
 from mednorm.training.progress import RunProgress, progress_display
 from mednorm.training.run import train
 
@@ -54,13 +55,17 @@ def run_study(
         prepared = task.prepare(settings.data, settings.classes, settings.split_seed, settings.image_size)
         planned = settings.runs(prepared.images.classes, prepared.digest)
         say(f"{len(planned)} runs of {settings.epochs} epochs on {_counts(prepared)}; results in {out}")
+        folders = [out / "runs" / plan.name for plan in planned]
+        for plan, folder in zip(planned, folders, strict=True):
+            if (folder / "config.toml").exists():
+                open_run(plan, folder)  # so that other runs are refused at once, and nothing is written among them
         write_atomically(out / "study.toml", tomli_w.dumps(settings.model_dump(exclude_none=True)))
         display = display or progress_display(disable=True)
         study_row = display.add_task("study", total=len(planned), note="")
         runs: list[Run] = []
-        for plan in planned:
+        for plan, folder in zip(planned, folders, strict=True):
             row = RunProgress(display, plan.name, task.main_metric)
-            runs.append(train(plan, task, prepared, out / "runs" / plan.name, [row]))
+            runs.append(train(plan, task, prepared, folder, [row]))
             row.remove()
             display.advance(study_row)
         results = _results(settings, task, prepared, runs, command, started)

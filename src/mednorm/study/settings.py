@@ -9,23 +9,23 @@ from pydantic import Field, field_validator, model_validator
 
 from mednorm.errors import ConfigError
 from mednorm.tasks import find_task
-from mednorm.training.settings import LARGEST_SEED, CommonSettings, Norm, Regularizer, RunSettings, validated
+from mednorm.training.settings import BatchSize, CommonSettings, Norm, Regularizer, RunSettings, Seed, validated
 
 
 class StudySettings(CommonSettings):
     """One study: the arms, and what all its runs share.
 
     With the grid "star" the arms vary one thing at a time around the base batch size: every norm without a
-    regularizer; every regularizer with no norm and with each batch-statistics norm; every batch size with every norm.
-    "full" is every combination.
+    regularizer; every regularizer with no norm and with batch normalization (with all norms, if neither is among
+    them); every batch size with every norm. "full" is every combination.
     """
 
     preset: str = "default"
     norms: list[Norm] = Field(min_length=1)
     regularizers: list[Regularizer] = Field(min_length=1)
-    batch_sizes: list[int] = Field(min_length=1)
-    base_batch_size: int = Field(ge=1)
-    seeds: list[int] = Field(min_length=1)
+    batch_sizes: list[BatchSize] = Field(min_length=1)
+    base_batch_size: BatchSize
+    seeds: list[Seed] = Field(min_length=1)
     grid: Literal["star", "full"] = "star"
     target: float | None = Field(
         default=None, description="validation metric to be reached; None: chosen from the runs"
@@ -39,18 +39,8 @@ class StudySettings(CommonSettings):
             raise ValueError(f"expected each value once, got {twice[0]!r} twice")
         return values
 
-    @field_validator("batch_sizes", "seeds")
-    @classmethod
-    def _in_range(cls, values: list[int]) -> list[int]:
-        for value in values:
-            if not 0 <= value <= LARGEST_SEED:
-                raise ValueError(f"expected numbers from 0 to {LARGEST_SEED}, got {value}")
-        return values
-
     @model_validator(mode="after")
     def _base_is_studied(self) -> StudySettings:
-        if min(self.batch_sizes) < 1:
-            raise ValueError(f"expected batch_sizes of at least 1, got {min(self.batch_sizes)}")
         if self.base_batch_size not in self.batch_sizes:
             sizes = ", ".join(map(str, self.batch_sizes))
             raise ValueError(f"expected base_batch_size to be one of batch_sizes {sizes}, got {self.base_batch_size}")
@@ -72,7 +62,7 @@ class StudySettings(CommonSettings):
         """Return (norm, regularizer, batch size) of every arm, once each."""
         base = self.base_batch_size
         first = self.regularizers[0] if "none" not in self.regularizers else "none"
-        regularized = [norm for norm in self.norms if norm in ("none", "batch")]
+        regularized = [norm for norm in self.norms if norm in ("none", "batch")] or self.norms
         arms = [(norm, first, base) for norm in self.norms]
         arms += [(norm, regularizer, base) for regularizer in self.regularizers for norm in regularized]
         arms += [(norm, first, size) for size in self.batch_sizes for norm in self.norms]

@@ -16,7 +16,6 @@ Norm = Literal["none", "batch", "group", "instance"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Device = Literal["auto", "cpu", "cuda"]
 
-LARGEST_SEED = 2**31 - 1  # the generators' own seeds, made of this and the epoch, have 64 bits
 REGULARIZERS = ("dropout", "l1", "l2")
 
 
@@ -34,6 +33,8 @@ def canonical_regularizer(text: str) -> str:
 
 
 Regularizer = Annotated[str, AfterValidator(canonical_regularizer)]
+BatchSize = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]  # the generators' own seeds, made of this and the epoch, have 64 bits
 
 
 class CommonSettings(BaseModel):
@@ -61,8 +62,8 @@ class RunSettings(CommonSettings):
 
     norm: Norm
     regularizer: Regularizer
-    batch_size: int = Field(ge=1)
-    seed: int = Field(ge=0, le=LARGEST_SEED)
+    batch_size: BatchSize
+    seed: Seed
     digest: str = Field(default="", description="SHA-256 of the data's file: a run goes on only with the same data")
 
     @property

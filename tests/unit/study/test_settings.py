@@ -1,0 +1,189 @@
+import pytest
+
+from mednorm.errors import ConfigError
+from mednorm.study.settings import StudySettings, resolve
+from mednorm.tasks import TASKS
+from mednorm.training.settings import read_toml
+
+PRESETS = [(task.name, preset) for task in TASKS.values() for preset in task.presets]
+
+
+def settings(**changed):
+    values = {
+        "task": "lung", "epochs": 2, "norms": ["none", "batch", "group"], "regularizers": ["none", "l2"],
+        "batch_sizes": [2, 8], "base_batch_size": 8, "seeds": [0, 1],
+    }  # fmt: skip
+    return StudySettings.model_validate(values | changed)
+
+
+def refused(file=None, flags=None, task="lung", preset=None):
+    with pytest.raises(ConfigError) as raised:
+        resolve(task, preset, file or {}, flags or {}, "my.toml")
+    message = str(raised.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(("task", "preset"), PRESETS)
+def test_every_preset_resolves_to_what_it_says(task, preset):
+    resolved = resolve(task, preset, {}, {})
+    given = TASKS[task].presets[preset]
+    assert {key: getattr(resolved, key) for key in given} == dict(given)
+    assert (resolved.task, resolved.preset) == (task, preset)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_has_a_quick_and_a_default_preset(task):
+    assert {"quick", "default"} <= set(TASKS[task].presets)
+    quick, default = (resolve(task, preset, {}, {}) for preset in ("quick", "default"))
+    assert (
+        len(quick.arms()) * len(quick.seeds) * quick.epochs < len(default.arms()) * len(default.seeds) * default.epochs
+    )
+
+
+def test_a_file_lies_over_the_preset_and_flags_over_the_file():
+    file = {"epochs": 5, "learning_rate": 0.5, "norms": ["batch"]}
+    resolved = resolve("lung", "quick", file, {"epochs": 7, "l1": 0.25, "optimizer": None})
+    assert (resolved.epochs, resolved.learning_rate, resolved.norms, resolved.l1) == (7, 0.5, ["batch"], 0.25)
+    assert resolved.seeds == TASKS["lung"].presets["quick"]["seeds"]
+    assert resolved.optimizer == "adam"
+
+
+def test_a_flag_of_zero_or_false_is_a_flag():
+    resolved = resolve("lung", None, {"l2": 0.5, "tensorboard": True}, {"l2": 0.0, "tensorboard": False})
+    assert (resolved.l2, resolved.tensorboard) == (0.0, False)
+
+
+def test_the_preset_on_the_command_line_is_stronger_than_the_files():
+    assert resolve("lung", "quick", {"preset": "default"}, {}).preset == "quick"
+    assert resolve("lung", "quick", {"preset": "default"}, {}).epochs == TASKS["lung"].presets["quick"]["epochs"]
+    assert resolve("lung", None, {"preset": "quick"}, {}).preset == "quick"
+    assert resolve("lung", None, {}, {}).preset == "default"
+
+
+def test_the_task_is_the_files_where_none_is_named():
+    assert resolve(None, None, {"task": "lung"}, {}).task == "lung"
+    assert resolve(None, None, {}, {}).task == "tissue"
+
+
+def test_a_study_on_disk_resolves_to_itself(tmp_path):
+    import tomli_w
+
+    before = settings(grid="full", target=0.75, classes=["a", "b"], seeds=[3], learning_rate=0.1 + 0.2)
+    (tmp_path / "study.toml").write_text(tomli_w.dumps(before.model_dump(exclude_none=True)), encoding="utf-8")
+    assert resolve(None, None, read_toml(tmp_path / "study.toml"), {}) == before
+
+
+def test_an_unknown_key_in_the_file_names_the_file_and_the_nearest_key():
+    assert refused({"epoch": 5}) == "my.toml: unknown key 'epoch'. Did you mean 'epochs'?"
+
+
+def test_a_file_for_another_task_is_refused():
+    assert refused({"task": "tissue"}) == "my.toml: task: expected 'lung', as on the command line, got 'tissue'."
+
+
+def test_an_unknown_task_names_the_nearest():
+    assert refused(task="tisue") == "task: expected one of tissue, lung, got 'tisue'. Did you mean 'tissue'?"
+
+
+def test_an_unknown_preset_lists_those_there_are():
+    assert refused(preset="fast") == "preset: expected one of quick, default for lung, got 'fast'."
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ({"seeds": [0, 1, 0]}, "my.toml: seeds: expected each value once, got 0 twice."),
+        ({"norms": ["batch", "batch"]}, "my.toml: norms: expected each value once, got 'batch' twice."),
+        ({"regularizers": ["l1+l2", "l2+l1"]}, "my.toml: regularizers: expected each value once, got 'l1+l2' twice."),
+        ({"batch_sizes": [4, 4]}, "my.toml: batch_sizes: expected each value once, got 4 twice."),
+        ({"seeds": [-1]}, "my.toml: seeds.0: input should be greater than or equal to 0, got -1."),
+        ({"seeds": [2**31]}, "my.toml: seeds.0: input should be less than or equal to 2147483647, got 2147483648."),
+        ({"batch_sizes": [0, 4]}, "my.toml: batch_sizes.0: input should be greater than or equal to 1, got 0."),
+        ({"seeds": 3}, "my.toml: seeds: input should be a valid list, got 3."),
+        ({"epochs": "many"}, "my.toml: epochs: input should be a valid integer"),
+        (
+            {"epochs": 1.5},
+            "my.toml: epochs: input should be a valid integer, got a number with a fractional part, got 1.5",
+        ),
+        ({"norms": "batch"}, "my.toml: norms: input should be a valid list, got 'batch'."),
+        (
+            {"norms": ["layer"]},
+            "my.toml: norms.0: input should be 'none', 'batch', 'group' or 'instance', got 'layer'.",
+        ),
+        ({"norms": []}, "my.toml: norms: list should have at least 1 item"),
+        ({"regularizers": ["l3"]}, "my.toml: regularizers.0: expected 'none' or a sum of"),
+        ({"grid": "cross"}, "my.toml: grid: input should be 'star' or 'full', got 'cross'."),
+        ({"target": float("nan")}, "my.toml: target: input should be a finite number, got nan."),
+        ({"learning_rate": float("inf")}, "my.toml: learning_rate: input should be a finite number, got inf."),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_line_with_what_came(file, expected):
+    assert refused(file).startswith(expected)
+
+
+def test_a_mistake_in_a_flag_is_said_of_the_options_and_not_of_the_file():
+    assert refused({"epochs": 5}, {"epochs": 0}).startswith("options: epochs: ")
+
+
+def test_a_base_that_is_not_studied_is_refused_with_both_named():
+    message = refused(flags={"batch_sizes": [4, 16], "base_batch_size": 8})
+    assert message == "options: expected base_batch_size to be one of batch_sizes 4, 16, got 8."
+
+
+@pytest.mark.parametrize(
+    ("sizes", "base"), [([32], 32), ([16], 16), ([2, 4, 16], 4), ([16, 2, 4, 64], 4), ([2, 32, 128], 32)]
+)
+def test_batch_sizes_without_the_old_base_bring_the_middle_one_as_theirs(sizes, base):
+    assert resolve("lung", None, {}, {"batch_sizes": sizes}).base_batch_size == base
+    assert resolve("lung", None, {"batch_sizes": sizes}, {}).base_batch_size == base
+
+
+def test_a_base_given_with_the_sizes_is_kept():
+    assert resolve("lung", None, {}, {"batch_sizes": [2, 4, 16], "base_batch_size": 16}).base_batch_size == 16
+
+
+def test_flags_for_the_sizes_replace_the_base_of_the_file_only_where_it_is_left_out():
+    file = {"batch_sizes": [4, 8], "base_batch_size": 8}
+    assert resolve("lung", None, file, {"batch_sizes": [2, 8, 16, 64]}).base_batch_size == 8
+    assert resolve("lung", None, file, {"batch_sizes": [2, 64]}).base_batch_size == 2
+
+
+def test_the_star_varies_one_thing_at_a_time():
+    assert settings().arms() == [
+        ("none", "none", 8),
+        ("batch", "none", 8),
+        ("group", "none", 8),
+        ("none", "l2", 8),
+        ("batch", "l2", 8),
+        ("none", "none", 2),
+        ("batch", "none", 2),
+        ("group", "none", 2),
+    ]
+
+
+def test_the_full_grid_is_every_combination_once_and_begins_with_the_star():
+    arms = settings(grid="full").arms()
+    every = {(n, r, b) for n in ("none", "batch", "group") for r in ("none", "l2") for b in (2, 8)}
+    assert (set(arms), len(arms)) == (every, 12)
+    assert arms[:8] == settings().arms()
+
+
+def test_without_an_arm_free_of_regularizers_the_first_takes_its_place():
+    arms = settings(regularizers=["l2", "dropout"], norms=["batch"], batch_sizes=[8]).arms()
+    assert arms == [("batch", "l2", 8), ("batch", "dropout", 8)]
+
+
+def test_all_arms_run_with_one_seed_before_the_next():
+    runs = settings(norms=["none", "batch"], regularizers=["none"], seeds=[5, 3]).runs(("a", "b"), "digest")
+    assert [run.name for run in runs] == [
+        "none-none-b8-s5", "batch-none-b8-s5", "none-none-b2-s5", "batch-none-b2-s5",
+        "none-none-b8-s3", "batch-none-b8-s3", "none-none-b2-s3", "batch-none-b2-s3",
+    ]  # fmt: skip
+
+
+def test_every_run_shares_the_settings_of_the_study_and_knows_its_classes_and_data():
+    shared = {"learning_rate": 0.5, "optimizer": "sgd", "dropout": 0.125, "l1": 0.5, "image_size": [8, 8], "epochs": 9}
+    for run in settings(**shared).runs(("well", "ill"), "abc"):
+        assert {key: getattr(run, key) for key in shared} == shared
+        assert (run.classes, run.digest) == (["well", "ill"], "abc")

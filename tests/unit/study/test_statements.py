@@ -1,0 +1,234 @@
+import re
+
+import pytest
+
+from mednorm.results import Estimate
+from mednorm.study.statements import NAMES, statements, verdict
+from mednorm.study.summary import estimate, summarize
+from mednorm.training.settings import Norm
+from tests.unit.study.made import arm, epoch, run, said, study_of
+
+CLEAR = [0.90, 0.91, 0.92], [0.80, 0.81, 0.825]
+
+
+def interval(low, high):
+    return Estimate(n=3, mean=(low + high) / 2, std=0.1, low=low, high=high)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "larger_is_better", "expected"),
+    [
+        (0.01, 0.05, True, "better"),
+        (0.01, 0.05, False, "worse"),
+        (-0.05, -0.01, True, "worse"),
+        (-0.05, -0.01, False, "better"),
+        (-0.01, 0.05, True, "not distinguishable"),
+        (0.0, 0.05, True, "not distinguishable"),
+        (-0.05, 0.0, False, "not distinguishable"),
+    ],
+)
+def test_only_an_interval_without_zero_distinguishes(low, high, larger_is_better, expected):
+    assert verdict(interval(low, high), larger_is_better) == expected
+
+
+def test_a_single_seed_distinguishes_nothing_however_large_the_difference():
+    assert verdict(Estimate(n=1, mean=0.9), True) == "not distinguishable"
+    (only,) = said([run("none", test=0.2), run("batch", test=0.99)], "quality")
+    assert only.verdict == "not distinguishable"
+    assert "in one seed, which gives no interval" in only.text
+
+
+def test_a_better_norm_is_said_with_both_means_the_difference_and_its_interval():
+    batch, none = CLEAR
+    (only,) = said([*arm("none", none), *arm("batch", batch)], "quality")
+    difference = estimate(a - b for a, b in zip(batch, none, strict=True))
+    assert only.verdict == "better"
+    assert only.difference == difference
+    assert only.text == (
+        "Batch normalization against none at batch size 8: test AUC 0.910 against 0.812, difference "
+        f"+{difference.mean:.3f} [+{difference.low:.3f}, +{difference.high:.3f}] over 3 paired seeds: better."
+    )
+
+
+def test_a_worse_norm_is_said_to_be_worse_with_a_true_minus():
+    none, batch = CLEAR
+    (only,) = said([*arm("none", none), *arm("batch", batch)], "quality")
+    assert only.verdict == "worse"
+    assert only.text.endswith(": worse.")
+    assert "difference −0.098 [−0." in only.text
+
+
+def test_no_statement_writes_a_minus_as_a_hyphen():
+    runs = [
+        *arm("none", [0.9, 0.7, 0.8], train=0.6), *arm("batch", [0.5, 0.4, 0.6], train=0.1, seconds_per_step=0.01),
+        *arm("none", [0.9, 0.7, 0.8], size=2), *arm("batch", [0.5, 0.4, 0.6], size=2),
+        *arm("none", [0.9, 0.7, 0.8], regularizer="dropout+l2"),
+        *arm("batch", [0.4, 0.4, 0.6], regularizer="dropout+l2"),
+    ]  # fmt: skip
+    texts = [statement.text for statement in said(runs, target=-0.5)]
+    assert sum("−" in text for text in texts) > 5
+    assert [text for text in texts if re.search(r"-\d", text)] == []
+
+
+def test_every_norm_that_was_trained_gets_a_sentence_and_no_other():
+    runs = [*arm("none", [0.8, 0.8]), *arm("group", [0.9, 0.8]), *arm("instance", [0.7, 0.8])]
+    texts = [statement.text for statement in said(runs, "quality")]
+    assert [text.split(" against")[0] for text in texts] == ["Group normalization", "Instance normalization"]
+    assert not any("atch normalization" in statement.text for statement in said(runs))
+
+
+def test_a_study_without_the_reference_compares_nothing_with_it():
+    statements = said([*arm("batch", [0.8, 0.9]), *arm("group", [0.9, 0.8])])
+    assert not any("against none" in statement.text for statement in statements)
+    assert {statement.topic for statement in statements} == {"gradients", "caution"}
+
+
+def test_every_norm_of_the_settings_has_a_name():
+    assert set(NAMES) == set(Norm.__args__)
+
+
+def timed(norm, epochs, **changed):
+    """One run a seed that reaches 0.8 in this epoch (None: never)."""
+    return [
+        run(norm, seed, vals=tuple(0.9 if reached and number >= reached else 0.1 for number in range(1, 9)), **changed)
+        for seed, reached in enumerate(epochs)
+    ]
+
+
+def test_fewer_epochs_to_the_target_are_better():
+    (only,) = said([*timed("none", [6, 7, 6]), *timed("batch", [2, 2, 3])], "speed", target=0.8)
+    assert only.verdict == "better"
+    assert only.text.startswith(
+        "To reach validation AUC 0.800, batch normalization against none: epochs 2.3 against 6.3, "
+        "difference −4.0 [−6.5, −1.5]"
+    )
+
+
+def test_more_epochs_to_the_target_are_worse():
+    (only,) = said([*timed("none", [2, 2, 3]), *timed("batch", [6, 7, 6])], "speed", target=0.8)
+    assert only.verdict == "worse"
+
+
+def test_where_a_seed_missed_the_target_it_is_said_and_not_judged():
+    (only,) = said([*timed("none", [2, None, 3]), *timed("batch", [1, 1, 1])], "speed", target=0.8)
+    assert only.verdict == "info"
+    assert only.text == (
+        "Batch normalization reached validation AUC 0.800 in 3 of 3 seeds, no normalization in 2; "
+        "epochs cannot be compared fairly."
+    )
+    assert only.difference == estimate([1 - 2, 1 - 3])
+
+
+def test_without_a_target_nothing_is_said_of_speed():
+    runs = [run("none", 0, vals=(None,)), run("batch", 0, vals=(0.9,))]
+    assert said(runs, "speed") == []
+
+
+def test_a_smaller_gap_between_training_and_test_is_better():
+    runs = [
+        *(run("none", seed, train=0.99, test=0.80 + 0.001 * seed) for seed in range(3)),
+        *(run("batch", seed, train=0.95, test=0.90 - 0.001 * seed) for seed in range(3)),
+    ]
+    (only,) = said(runs, "overfitting")
+    assert only.verdict == "better"
+    assert "training minus test AUC 0.051 against 0.189, difference −0.138" in only.text
+
+
+def test_a_longer_step_is_worse_and_a_shorter_one_better():
+    def with_steps(batch):
+        return [
+            run(norm, seed, seconds_per_step=seconds)
+            for norm, steps in (("none", [0.0100, 0.0101, 0.0102]), ("batch", batch))
+            for seed, seconds in enumerate(steps)
+        ]
+
+    (slower,) = said(with_steps([0.0151, 0.0152, 0.0150]), "cost")
+    (faster,) = said(with_steps([0.0051, 0.0052, 0.0050]), "cost")
+    assert (slower.verdict, faster.verdict) == ("worse", "better")
+    assert "milliseconds 15.1 against 10.1, difference +5.0 [" in slower.text
+
+
+def test_the_batch_size_is_chosen_by_validation_and_not_by_test():
+    runs = [
+        *arm("none", [0.5, 0.5]), *arm("batch", [0.99, 0.99], vals=(0.6,)),
+        *arm("none", [0.5, 0.5], size=2), *arm("batch", [0.70, 0.70], vals=(0.9,), size=2),
+    ]  # fmt: skip
+    texts = [statement.text for statement in said(runs, "batch_size")]
+    expected = (
+        "With batch normalization, validation chooses batch size 2 of 2, 8; test AUC there is 0.700 [0.700, 0.700]."
+    )
+    assert expected in texts
+    assert [text for text in texts if text.startswith("Batch normalization against none at batch size 2:")]
+    assert not [text for text in texts if "at batch size 8" in text]
+
+
+def test_one_batch_size_gives_no_sentence_about_batch_sizes():
+    assert said([*arm("none", [0.8, 0.9]), *arm("batch", [0.8, 0.9])], "batch_size") == []
+
+
+def test_batch_normalization_is_compared_with_each_regularizer_and_with_both():
+    runs = [
+        *arm("none", [0.5, 0.5, 0.5]), *arm("batch", [0.80, 0.81, 0.82]),
+        *arm("none", [0.70, 0.70, 0.71], regularizer="l2"), *arm("batch", [0.60, 0.61, 0.60], regularizer="l2"),
+    ]  # fmt: skip
+    against, adding = said(runs, "regularizer")
+    assert against.text.startswith("Batch normalization against l2: test AUC 0.810 against 0.703, difference +0.107")
+    assert against.verdict == "better"
+    assert adding.text.startswith("Adding l2 to batch normalization: test AUC 0.603 against 0.810, difference −0.207")
+    assert adding.verdict == "worse"
+
+
+def test_the_gradient_ratio_of_every_norm_is_told():
+    runs = [run("none", epochs=[epoch(1, gradients={"a": 0.01, "b": 1.0})]), run("batch")]
+    (only,) = said(runs, "gradients")
+    assert only.verdict == "info"
+    assert "0.01 with no normalization; 0.25 with batch normalization" in only.text
+
+
+def test_without_gradients_nothing_is_said_of_them():
+    assert said([run("none", epochs=[epoch(1, gradients={})])], "gradients") == []
+
+
+def test_a_diverged_run_is_named():
+    lost = run("none", 1, status="diverged", metrics=dict.fromkeys(["train_auc", "val_auc", "test_auc"]))
+    cautions = said([run("none", 0), lost, *arm("batch", [0.8, 0.9])], "caution")
+    (about,) = [statement for statement in cautions if "stopped being a number" in statement.text]
+    assert about.verdict == "worse"
+    assert "in none-none-b8-s1;" in about.text
+    assert not [s for s in said([run("none", 0), run("batch", 0)], "caution") if "stopped being" in s.text]
+
+
+def test_a_diverged_seed_leaves_the_pair_out_and_says_how_many_are_left():
+    lost = run("none", 1, status="diverged", metrics=dict.fromkeys(["train_auc", "val_auc", "test_auc"]))
+    (only,) = said([run("none", 0), lost, run("none", 2), *arm("batch", [0.8, 0.9, 0.85])], "quality")
+    assert only.difference.n == 2
+    assert "over 2 paired seeds" in only.text
+
+
+@pytest.mark.parametrize(("seeds", "words"), [(1, "1 seed is too few"), (2, "2 seeds are too few")])
+def test_few_seeds_are_cautioned_about(seeds, words):
+    assert [s for s in said([*arm("none", [0.8] * seeds)], "caution") if s.text.startswith(words)]
+
+
+def test_three_seeds_are_not_too_few():
+    assert not [s for s in said(arm("none", [0.8] * 3), "caution") if "too few" in s.text]
+
+
+def test_many_comparisons_are_cautioned_about():
+    few = [*arm("none", [0.8, 0.9]), *arm("batch", [0.8, 0.9])]
+    many = [
+        each for size in (8, 2, 4) for norm in ("none", "batch", "group") for each in arm(norm, [0.8, 0.9], size=size)
+    ]
+    assert not [s for s in said(few, "caution") if "of twenty comparisons" in s.text]
+    assert [s for s in said(many, "caution") if s.text.startswith("6 arms are compared with no normalization")]
+
+
+def test_the_note_of_the_data_is_told():
+    study = study_of([run()])
+    study = study.model_copy(update={"data": study.data.model_copy(update={"note": "One head, no patient."})})
+    texts = [(s.topic, s.text) for s in statements(study, [run()], summarize([run()], "auc"))]
+    assert ("data", "One head, no patient.") in texts
+
+
+def test_the_shared_learning_rate_is_always_cautioned_about():
+    assert said([run()], "caution")[-1].text.startswith("All arms share one learning rate")
