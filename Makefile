@@ -47,7 +47,8 @@ clean:
 # What the study needs, and no test tools: a fresh machine waits for less.
 .venv/.study: pyproject.toml constraints.txt
 	@echo "Setting up .venv: PyTorch, MONAI, Lightning and what they need; two to four minutes …"
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || \
+	    { rm -rf .venv; echo "$(PYTHON) -m venv failed: on Debian, apt-get install python3-venv"; exit 1; }
 	$(PIP) --editable ".[study]"
 	@touch $@
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mednorm.results import ArmSummary, Estimate, Results, read_results
+from mednorm.results import ArmSummary, Results, read_results
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "README.zh-CN.md", "docs/results/README.md")
@@ -22,6 +22,11 @@ PART = re.compile(r"(<!-- render: (?P<name>[\w -]+) -->\n).*?(<!-- end -->)", re
 HEADERS = {
     "en": ("norm", "regularizer", "batch", "test {}", "{} against none", "epochs to target", "ms per step"),
     "zh": ("归一化", "正则化", "批量大小", "测试 {}", "{} 与不归一化之差", "达到目标所需轮数", "每步毫秒"),
+}
+
+SPLITS = {
+    "en": {"train": "train", "val": "val", "test": "test"},
+    "zh": {"train": "训练", "val": "验证", "test": "测试"},
 }
 
 
@@ -52,9 +57,10 @@ def sentences(results: Results) -> str:
 def facts(results: Results, language: str) -> str:
     """Say how the figures were made."""
     made = results.environment
-    images = ", ".join(f"{count} {split}" for split, count in results.study.data.images.items())
+    words = SPLITS[language]
+    images = ", ".join(f"{count} {words[split]}" for split, count in results.study.data.images.items())
     minutes = sum(run.seconds for run in results.runs) / 60
-    command = re.sub(r" --out \S+| --data \S*/", lambda m: " --data " if "data" in m[0] else "", made.command)
+    command = re.sub(r" --out \S+", "", re.sub(r"(?<= --data )\S*/", "", made.command))
     if language == "zh":
         return (
             f"`{command}`：{len(results.runs)} 次训练，图像 {images}，种子 {_list(results.study.seeds)}，"
@@ -100,21 +106,11 @@ def _row(arm: ArmSummary, metrics: list[str]) -> list[str]:
         arm.norm,
         arm.regularizer,
         str(arm.batch_size),
-        *(_estimate(arm.metrics[name]) for name in metrics),
-        _estimate(arm.versus_none[metrics[0]], signed=True) if arm.versus_none else "–",
+        *(arm.metrics[name].text(3) for name in metrics),
+        arm.versus_none[metrics[0]].text(3, signed=True) if arm.versus_none else "–",
         epochs,
         "–" if step is None else f"{step * 1e3:.1f}",
     ]
-
-
-def _estimate(estimate: Estimate, *, signed: bool = False) -> str:
-    form = f"{'+' if signed else ''}.3f"
-    if estimate.mean is None:
-        return "–"
-    text = format(estimate.mean, form)
-    if estimate.low is not None:
-        text += f" [{estimate.low:{form}}, {estimate.high:{form}}]"
-    return text.replace("-", "−")
 
 
 def _list(values: list[int]) -> str:

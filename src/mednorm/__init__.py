@@ -27,6 +27,8 @@ __all__ = ["BatchNorm", "MednormError", "Moments", "__version__", "normalize"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "monai":  # `mednorm.monai.register_norms()` after `import mednorm` alone
+        return importlib.import_module("mednorm.monai")
     if name not in _HOME:
         raise AttributeError(f"module 'mednorm' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME[name]), name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -78,8 +79,22 @@ class Estimate(_Record):
     n: int = Field(ge=0, description="seeds behind the estimate")
     mean: Number | None
     std: Number | None = Field(default=None, description="sample standard deviation over seeds (n − 1)")
-    low: Number | None = Field(default=None, description="lower end of the 95 % interval")
-    high: Number | None = Field(default=None, description="upper end of the 95 % interval")
+    low: Number | None = Field(default=None, description="lower end of the 95 % interval; null without spread")
+    high: Number | None = Field(default=None, description="upper end of the 95 % interval; null without spread")
+
+    def text(self, digits: int, *, signed: bool = False) -> str:
+        """Write "mean [low, high]" with a true minus sign; "–" where there is no mean.
+
+        >>> Estimate(n=3, mean=-0.01, std=0.1, low=-0.2, high=0.1).text(2, signed=True)
+        '−0.01 [−0.20, +0.10]'
+        """
+        if self.mean is None:
+            return "–"
+        form = f"{'+' if signed else ''}.{digits}f"
+        text = format(self.mean, form)
+        if self.low is not None and self.high is not None:
+            text += f" [{self.low:{form}}, {self.high:{form}}]"
+        return text.replace("-", "−")
 
 
 class ArmSummary(_Record):
@@ -97,18 +112,20 @@ class ArmSummary(_Record):
     seconds_per_step: Estimate
     peak_memory_mb: Estimate
     versus_none: dict[str, Estimate] = Field(
-        description="paired differences, arm minus no normalization: the main test metric, generalization_gap, "
-        "epochs_to_target, seconds_per_step, peak_memory_mb; empty for arms without a partner"
+        description="paired differences, arm minus no normalization: every test metric, generalization_gap, "
+        "epochs_to_target, seconds_to_target, gradient_ratio, seconds_per_step, peak_memory_mb; empty without a partner"
     )
+
+
+Topic = Literal["quality", "speed", "batch_size", "regularizer", "overfitting", "gradients", "cost", "data", "caution"]
+Verdict = Literal["better", "worse", "not distinguishable", "info"]
 
 
 class Statement(_Record):
     """One plain sentence about the numbers, with the numbers it rests on."""
 
-    topic: Literal[
-        "quality", "speed", "batch_size", "regularizer", "overfitting", "gradients", "cost", "data", "caution"
-    ]
-    verdict: Literal["better", "worse", "not distinguishable", "info"]
+    topic: Topic
+    verdict: Verdict
     text: str
     difference: Estimate | None = None
 
@@ -159,6 +176,16 @@ class Study(_Record):
         description="the whole resolved configuration, as in study.toml"
     )
 
+    def headline_metrics(self, metrics: Iterable[str]) -> list[str]:
+        """Choose the test metrics worth a sentence: the main one first, those of single classes left out."""
+        main = f"test_{self.main_metric}"
+        return [main, *(name for name in metrics if name.startswith("test_") and not name.startswith(main))]
+
+    @property
+    def base_regularizer(self) -> str:
+        """What norms and batch sizes are compared with: no regularizer, or else the study's first."""
+        return "none" if "none" in self.regularizers else self.regularizers[0]
+
 
 class Environment(_Record):
     """Where and how the numbers were made."""
@@ -190,11 +217,8 @@ class Results(_Record):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     def headline_metrics(self) -> list[str]:
-        """Return the test metrics worth a column: the main one first, those of single classes left out."""
-        main = f"test_{self.study.main_metric}"
-        known = self.summary[0].metrics
-        others = [name for name in known if name.startswith("test_") and not name.startswith(main)]
-        return [main, *others]
+        """Return the test metrics worth a column."""
+        return self.study.headline_metrics(self.summary[0].metrics)
 
 
 def read_results(path: Path) -> Results:

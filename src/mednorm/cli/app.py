@@ -46,7 +46,7 @@ def run(arguments: list[str] | None = None) -> int:
     try:
         return app(arguments, prog_name="mednorm", standalone_mode=False) or 0
     except TyperException as error:  # a mistake in options or arguments
-        return _say(error.format_message())
+        return _say(error.format_message().replace("Value error, ", ""))
     except MednormError as error:
         return _say(str(error))
     except OSError as error:  # such as a full disk, or a folder that may not be written

@@ -18,20 +18,35 @@ _MARKS = {"better": "[green]+[/]", "worse": "[red]−[/]", "not distinguishable"
 
 def show_results(results: Results, console: Console) -> None:
     """Print one row an arm, then the sentences; a narrow terminal gets fewer columns, never cut numbers."""
-    study, width = results.study, console.width
-    metrics = results.headline_metrics()[: 1 if width < 75 else None]
-    title = f"{study.task}: {len(results.runs)} runs, mean and 95 % interval over seeds"
-    table = Table(title=title, title_justify="left", show_lines=width < 150)
-    for name in ["norm\nregularizer, batch"] if width < 110 else ["norm", "regularizer", "batch"]:
-        table.add_column(name, no_wrap=True)
-    costs = [] if width < 110 else ["gap", "epochs to target", "ms/step", "peak MB"]
-    for name in [*(name.replace("_", " ") for name in metrics), "against none", *costs]:
-        table.add_column(name, justify="right", no_wrap=name not in costs)
+    metrics = results.headline_metrics()
+    forms: list[tuple[list[str], bool, bool]] = [  # from the widest to the narrowest
+        (metrics, True, False),
+        (metrics, True, True),
+        (metrics, False, True),
+        (metrics[:1], False, True),
+    ]
+    tables = [_arms(results, *form) for form in forms]
+    unbounded = console.options.update(width=10_000)
+    fitting = [table for table in tables if console.measure(table, options=unbounded).maximum <= console.width]
+    console.print((fitting or tables[-1:])[0])
+    for statement in results.statements:
+        console.print(f"{_MARKS[statement.verdict]} {escape(statement.text)}", highlight=False)
+
+
+def _arms(results: Results, metrics: list[str], costs: bool, two_lines: bool) -> Table:
+    """Lay out one row an arm, with or without what it costs, its intervals beside or below their means."""
+    title = f"{results.study.task}: {len(results.runs)} runs, mean and 95 % interval over seeds"
+    table = Table(title=title, title_justify="left", show_lines=two_lines)
+    for name in ["norm", "regularizer", "batch"] if costs else ["norm\nregularizer, batch"]:
+        table.add_column(name, overflow="fold")
+    columns = [*(name.replace("_", " ") for name in metrics), "against none"]
+    for name in [*columns, *(["gap", "epochs\nto target", "ms/step", "peak MB"] if costs else [])]:
+        table.add_column(name, justify="right", overflow="fold")
     for arm in results.summary:
         names = [arm.norm, arm.regularizer, str(arm.batch_size)]
-        numbers = [_interval(arm.metrics[name]) for name in metrics]
-        numbers.append(_interval(arm.versus_none[metrics[0]], signed=True) if arm.versus_none else "–")
-        if width < 150:
+        numbers = [escape(arm.metrics[name].text(3)) for name in metrics]
+        numbers.append(escape(arm.versus_none[metrics[0]].text(3, signed=True)) if arm.versus_none else "–")
+        if two_lines:
             numbers = [number.replace(" ", "\n", 1) for number in numbers]
         if costs:
             reached = arm.epochs_to_target
@@ -41,10 +56,8 @@ def show_results(results: Results, console: Console) -> None:
                 _number(arm.seconds_per_step, 1, 1e3),
                 _number(arm.peak_memory_mb, 0),
             ]
-        table.add_row(*([f"{arm.norm}\n{arm.regularizer}, {arm.batch_size}"] if width < 110 else names), *numbers)
-    console.print(table)
-    for statement in results.statements:
-        console.print(f"{_MARKS[statement.verdict]} {escape(statement.text)}", highlight=False)
+        table.add_row(*(names if costs else [f"{arm.norm}\n{arm.regularizer}, {arm.batch_size}"]), *numbers)
+    return table
 
 
 def show_metrics(run: Run, console: Console) -> None:
@@ -106,18 +119,8 @@ def show_description(found: Description, console: Console) -> None:
     console.print(table)
 
 
-def _interval(estimate: Estimate, *, signed: bool = False) -> str:
-    sign = "+" if signed else ""
-    if estimate.mean is None:
-        return "–"
-    text = f"{estimate.mean:{sign}.3f}"
-    if estimate.low is not None and estimate.high is not None:
-        text += " " + escape(f"[{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]")
-    return text.replace("-", "−")
-
-
 def _number(estimate: Estimate, digits: int, factor: float = 1) -> str:
-    return "–" if estimate.mean is None else f"{estimate.mean * factor:.{digits}f}"
+    return "–" if estimate.mean is None else f"{estimate.mean * factor:.{digits}f}".replace("-", "−")
 
 
 def _plain(value: float | None) -> str:

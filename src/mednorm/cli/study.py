@@ -93,11 +93,12 @@ def study(
         results = run_study(
             settings, out, command, display, lambda line: display.console.print(escape(line), highlight=False)
         )
+    if not json:
+        show_results(results, o.console)
     page = write_report(results, out)
     if json:
         typer.echo((out / "results.json").read_text(encoding="utf-8"), nl=False)
         return
-    show_results(results, o.console)
     o.console.print()
     o.tell("Figures", out / "results.json")
     o.tell("Page", page)

@@ -69,7 +69,7 @@ def train(
     prepared = chosen.prepare(settings.data, settings.classes, settings.split_seed, settings.image_size)
     plan = next(
         run
-        for run in settings.runs(prepared.images.classes, prepared.digest)
+        for run in settings.runs(prepared.images.classes, prepared.shape.size, prepared.digest)
         if run.batch_size == settings.base_batch_size
     )
     with progress_display(console=o.messages if json else o.console, transient=True) as display:

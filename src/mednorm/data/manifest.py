@@ -24,7 +24,12 @@ class _Row:
 
 
 def read_manifest(
-    path: str | Path, *, kind: Kind | None = None, classes: Sequence[str] | None = None, seed: int = 0
+    path: str | Path,
+    *,
+    kind: Kind | None = None,
+    classes: Sequence[str] | None = None,
+    seed: int = 0,
+    divide: bool = True,
 ) -> ImageSet:
     """Read a comma-separated table, UTF-8 with or without BOM, whose first row names the columns.
 
@@ -48,6 +53,7 @@ def read_manifest(
         classes: names of the classes. Where None, for classification the sorted distinct train labels (whole numbers by
             size), for segmentation counted in the train masks; see `ImageSet`.
         seed: of the division into splits, where there is no column ``split``.
+        divide: False to take all images as test where there is no column ``split``.
 
     Raises:
         DataError: a table, column, cell or file that cannot be used; the message names the row and says what to do.
@@ -58,7 +64,7 @@ def read_manifest(
     kind = _kind(kind, columns, path.name)
     target = "mask" if kind == "segmentation" else "label"
     rows = _rows(table, target, path)
-    splits = _splits(rows, columns, path, seed)
+    splits = _splits(rows, columns, path, seed if divide else None)
     names, numbers = _labels(rows, splits, classes, path.name) if kind == "classification" else (classes, {})
     used = {"image", "patient", "site", "split", target}
     items = []
@@ -77,12 +83,7 @@ def read_manifest(
             )
         )
     check_patients(items)
-    note = (
-        ""
-        if "split" in columns
-        else f"Divided into train, val and test by seed {seed}, as the manifest has no column split."
-    )
-    return ImageSet(str(path), kind, names, tuple(items), note)
+    return ImageSet(str(path), kind, names, tuple(items), _note(columns, seed if divide else None))
 
 
 def _table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
@@ -186,7 +187,7 @@ def _file(cell: str, manifest: Path, where: str) -> Path:
     return path
 
 
-def _splits(rows: Sequence[_Row], columns: Sequence[str], path: Path, seed: int) -> list[Split]:
+def _splits(rows: Sequence[_Row], columns: Sequence[str], path: Path, seed: int | None) -> list[Split]:
     if "split" in columns:
         for row in rows:
             if row.cells["split"] not in SPLITS:
@@ -195,9 +196,21 @@ def _splits(rows: Sequence[_Row], columns: Sequence[str], path: Path, seed: int)
                     "Correct it."
                 )
         return [cast(Split, row.cells["split"]) for row in rows]
+    if seed is None:
+        return ["test"] * len(rows)
     units = [row.cells.get("patient") or row.cells["image"] for row in rows]
     drawn = divide(units, seed, path.name)
     return [drawn[unit] for unit in units]
+
+
+def _note(columns: Sequence[str], seed: int | None) -> str:
+    """Say what the manifest leaves open and a reader of results must know."""
+    said = []
+    if "split" not in columns and seed is not None:
+        said.append(f"Divided into train, val and test by seed {seed}, as the manifest has no column split.")
+    if "patient" not in columns:
+        said.append("The manifest has no column patient: images of one patient may stand in several splits.")
+    return " ".join(said)
 
 
 def _labels(

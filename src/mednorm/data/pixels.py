@@ -150,6 +150,8 @@ def resized(image: Tensor, target: Tensor, size: Sequence[int], where: str) -> t
             f"{where}: expected size to hold {image.dim() - 1} positive numbers for an image of shape "
             f"{tuple(image.shape)}, got {tuple(size)}."
         )
+    if tuple(size) == tuple(image.shape[1:]):
+        return image, target
     shrinks = any(new < old for new, old in zip(size, image.shape[1:], strict=True))
     linear = "bilinear" if len(size) == 2 else "trilinear"
     image = readers.resample(image, size, "area" if shrinks else linear)

@@ -12,7 +12,12 @@ from mednorm.errors import DataError
 
 
 def read(
-    source: str | Path, *, kind: Kind | None = None, classes: Sequence[str] | None = None, seed: int = 0
+    source: str | Path,
+    *,
+    kind: Kind | None = None,
+    classes: Sequence[str] | None = None,
+    seed: int = 0,
+    divide: bool = True,
 ) -> ImageSet:
     """Read a MedMNIST file (``.npz``), a manifest (``.csv``), or a folder holding a ``manifest.csv``.
 
@@ -22,6 +27,7 @@ def read(
             None.
         classes: names of the classes in the order of their numbers; found in the train split if None.
         seed: of the division into splits, where a manifest has no column ``split``.
+        divide: False to take all images of such a manifest as test, for judging a network made elsewhere.
 
     Raises:
         DataError: no such file or folder, another layout, or whatever `read_npz` and `read_manifest` raise.
@@ -48,9 +54,9 @@ def read(
             raise DataError(
                 f"{source}: expected a folder holding {NAME}, got one holding {held}. Write a manifest, or name it."
             )
-        return read_manifest(path, kind=kind, classes=classes, seed=seed)
+        return read_manifest(path, kind=kind, classes=classes, seed=seed, divide=divide)
     if path.suffix.lower() == ".csv":
-        return read_manifest(path, kind=kind, classes=classes, seed=seed)
+        return read_manifest(path, kind=kind, classes=classes, seed=seed, divide=divide)
     if path.suffix.lower() == ".npz":
         if kind == "segmentation":
             raise DataError(

@@ -137,20 +137,22 @@ class BatchNorm(_BatchNorm):
     @torch.no_grad()
     def _update_running_statistics(self, moments: Moments) -> None:
         """Move the running statistics towards the batch's, without a branch on the data, so that it compiles."""
-        finite = moments.finite
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
-        self.num_batches_tracked += finite
-        self.num_batches_skipped += ~finite
         weight: Tensor | float
         if self.momentum is None:
-            weight = self.num_batches_tracked.clamp(min=1).to(moments.mean.dtype).reciprocal()
+            weight = (self.num_batches_tracked + 1).to(moments.mean.dtype).reciprocal()
         else:
             weight = self.momentum
-        for running, batch in ((self.running_mean, moments.mean), (self.running_var, moments.unbiased_variance)):
-            moved = (1 - weight) * running + weight * batch
-            running.copy_(torch.where(finite, moved.to(running.dtype), running))
+        # In the buffers' own type: a variance that float32 holds may be infinite in float16.
+        mean = ((1 - weight) * self.running_mean + weight * moments.mean).to(self.running_mean.dtype)
+        var = ((1 - weight) * self.running_var + weight * moments.unbiased_variance).to(self.running_var.dtype)
+        finite = moments.finite & mean.isfinite().all() & var.isfinite().all()
+        self.running_mean.copy_(torch.where(finite, mean, self.running_mean))
+        self.running_var.copy_(torch.where(finite, var, self.running_var))
+        self.num_batches_tracked += finite
+        self.num_batches_skipped += ~finite
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2 or input.shape[1] != self.num_features:

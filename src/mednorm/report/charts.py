@@ -32,7 +32,7 @@ def _main(results: Results) -> tuple[Quantity, str]:
 def batch_size_chart(results: Results) -> Chart | None:
     """Test metric against batch size, one line a norm; nothing where only one batch size was run."""
     quantity, title = _main(results)
-    base = wording.base_regularizer(results.study)
+    base = results.study.base_regularizer
     plain_arms = [arm for arm in results.summary if arm.regularizer == base and _present(arm, quantity)]
     sizes = sorted({arm.batch_size for arm in plain_arms})
     if len(sizes) < 2:
@@ -161,7 +161,7 @@ def regularizer_chart(results: Results) -> Chart | None:
     if len(found) < 2:
         return None
     # A norm without any regularized arm has nothing to be compared with here.
-    regularized = {arm.norm for arm in arms if arm.regularizer != wording.base_regularizer(results.study)}
+    regularized = {arm.norm for arm in arms if arm.regularizer != results.study.base_regularizer}
     arms = [arm for arm in arms if arm.norm in regularized]
     rows = [
         (regularizer, base)
@@ -178,7 +178,7 @@ def regularizer_chart(results: Results) -> Chart | None:
 
 def cost_chart(results: Results) -> Chart | None:
     """Seconds per training step and peak memory of each norm, at each batch size."""
-    regularizer = wording.base_regularizer(results.study)
+    regularizer = results.study.base_regularizer
     arms = [arm for arm in results.summary if arm.regularizer == regularizer]
     base = results.study.base_batch_size
     sizes = sorted({arm.batch_size for arm in arms}, key=lambda size: (size != base, size))
@@ -217,7 +217,7 @@ def cost_chart(results: Results) -> Chart | None:
         return None
     caption = (
         "Read what a norm adds to the bar of “none”: median time of one training step (forward, backward, update) and "
-        f"the highest memory in use, with {wording.regularizer(regularizer)}, mean over seeds; "
+        f"the largest rise of memory during training, with {wording.regularizer(regularizer)}, mean over seeds; "
         f"{_bars(arm.seconds_per_step for arm in arms)}."
     )
     return Chart("cost", "Cost", caption, panels, [], "batch size", [f"batch size {size}" for size in sizes])

@@ -24,13 +24,13 @@ def finished(results: Results, regularizer: str, batch_size: int) -> list[Run]:
 
 def base_runs(results: Results) -> list[Run]:
     """List the finished runs of the arms that differ in nothing but the norm."""
-    return finished(results, wording.base_regularizer(results.study), results.study.base_batch_size)
+    return finished(results, results.study.base_regularizer, results.study.base_batch_size)
 
 
 def base_named(results: Results) -> str:
     """Say in a caption which arms those are."""
     study = results.study
-    return f"with {wording.regularizer(wording.base_regularizer(study))}, batch size {study.base_batch_size}"
+    return f"with {wording.regularizer(study.base_regularizer)}, batch size {study.base_batch_size}"
 
 
 def left_out(results: Results) -> str:
@@ -101,7 +101,7 @@ def _mark_target(panel: Panel, results: Results) -> None:
 def learning_chart(results: Results) -> Chart | None:
     """Validation metric, training loss and validation loss by epoch, for one choice of regularizer and batch size."""
     study = results.study
-    base = (wording.base_regularizer(study), study.base_batch_size)
+    base = (study.base_regularizer, study.base_batch_size)
     conditions = dict.fromkeys((run.regularizer, run.batch_size) for run in results.runs)
     conditions = dict.fromkeys(
         key for key in sorted(conditions, key=lambda key: key != base) if finished(results, *key)

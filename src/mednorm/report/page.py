@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -14,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from mednorm.errors import RunError
+from mednorm.files import write_atomically
 from mednorm.report import charts, curves, depth, wording
 from mednorm.report.palette import looks
 from mednorm.report.plot import Chart
@@ -53,17 +53,10 @@ def write_report(results: Results, folder: Path, out: Path | None = None) -> Pat
 
     """
     out = folder / "report.html" if out is None else out
-    page = _render(results, folder).encode("utf-8", errors="replace")
-    beside = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(page)
-        os.replace(beside, out)
+        write_atomically(out, _render(results, folder).encode("utf-8", errors="replace"))
     except OSError as error:
         raise RunError(f"{out}: expected a place to write the report, got: {error}. Choose another file.") from None
-    finally:
-        if beside.exists():
-            beside.unlink()
     return out
 
 

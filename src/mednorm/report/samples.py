@@ -218,7 +218,7 @@ def galleries(results: Results, folder: Path) -> list[Gallery]:
     """
     study = results.study
     shown: dict[str, Run] = {}
-    base = (wording.base_regularizer(study), study.base_batch_size)
+    base = (study.base_regularizer, study.base_batch_size)
     for norm in looks(results):
         for run in results.runs:
             chosen = (run.regularizer, run.batch_size) == base and run.seed in study.seeds[:1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from mednorm.results import Estimate, Study
+from mednorm.results import Estimate
 
 MISSING = "–"
 
@@ -89,11 +89,6 @@ def label(key: str) -> str:
     'test balanced accuracy'
     """
     return key.replace("_", " ")
-
-
-def base_regularizer(study: Study) -> str:
-    """Name the regularizer that norms and batch sizes are compared with: none, or the study's first."""
-    return "none" if "none" in study.regularizers or not study.regularizers else study.regularizers[0]
 
 
 def regularizer(name: str) -> str:

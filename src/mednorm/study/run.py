@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import tomli_w
 import torch
-from filelock import FileLock, Timeout
 from rich.progress import Progress
 
-from mednorm.errors import RunError
-from mednorm.files import make_folder, write_atomically
+from mednorm.files import write_atomically
 from mednorm.results import DataSummary, Results, Run, Study
 from mednorm.study.environment import describe_environment, now
 from mednorm.study.settings import StudySettings
 from mednorm.study.statements import statements
 from mednorm.study.summary import choose_target, summarize, with_target
 from mednorm.tasks import Prepared, Task, find_task
-from mednorm.training.disk import open_run
+from mednorm.training.disk import exclusive, open_run
 from mednorm.training.progress import RunProgress, progress_display
-from mednorm.training.run import train
+from mednorm.training.run import check_batch_size, train
 
 
 def run_study(
@@ -50,13 +47,14 @@ def run_study(
     """
     task = find_task(settings.task)
     started = now()
-    with _only_one(out):
+    with exclusive(out):
         say(f"Reading the images of {settings.task} …")
         prepared = task.prepare(settings.data, settings.classes, settings.split_seed, settings.image_size)
-        planned = settings.runs(prepared.images.classes, prepared.digest)
+        planned = settings.runs(prepared.images.classes, prepared.shape.size, prepared.digest)
         say(f"{len(planned)} runs of {settings.epochs} epochs on {_counts(prepared)}; results in {out}")
         folders = [out / "runs" / plan.name for plan in planned]
         for plan, folder in zip(planned, folders, strict=True):
+            check_batch_size(plan, prepared)
             if (folder / "config.toml").exists():
                 open_run(plan, folder)  # so that other runs are refused at once, and nothing is written among them
         write_atomically(out / "study.toml", tomli_w.dumps(settings.model_dump(exclude_none=True)))
@@ -65,9 +63,12 @@ def run_study(
         runs: list[Run] = []
         for plan, folder in zip(planned, folders, strict=True):
             row = RunProgress(display, plan.name, task.main_metric)
-            runs.append(train(plan, task, prepared, folder, [row]))
+            run = train(plan, task, prepared, folder, [row])
+            runs.append(run.model_copy(update={"samples": f"runs/{plan.name}/samples.npz"}))
             row.remove()
             display.advance(study_row)
+            if not display.console.is_terminal:  # a log shows no bars
+                say(f"{len(runs)}/{len(planned)} {plan.name}: {_score(runs[-1], task.main_metric)}")
         results = _results(settings, task, prepared, runs, command, started)
         write_atomically(out / "results.json", results.model_dump_json(by_alias=True, indent=1) + "\n")
     return results
@@ -76,8 +77,8 @@ def run_study(
 def _results(
     settings: StudySettings, task: Task, prepared: Prepared, runs: list[Run], command: str, started: str
 ) -> Results:
-    norm, regularizer, size = settings.arms()[0]
-    target = choose_target(runs, task.main_metric, (norm, regularizer, size), settings.target)
+    _, regularizer, size = settings.arms()[0]
+    target = choose_target(runs, task.main_metric, regularizer, size, settings.target)
     runs = [with_target(run, task.main_metric, target.value) for run in runs]
     study = Study(
         task=task.name,
@@ -105,7 +106,7 @@ def _results(
         study=study,
         runs=runs,
         summary=summary,
-        statements=statements(study, runs, summary),
+        statements=statements(study, runs, summary, study.headline_metrics(summary[0].metrics)),
         environment=describe_environment(command, started, device),
     )
 
@@ -125,20 +126,10 @@ def _data(prepared: Prepared) -> DataSummary:
     )
 
 
+def _score(run: Run, main_metric: str) -> str:
+    value = run.metrics[f"test_{main_metric}"]
+    return f"test {main_metric} {'not defined' if value is None else f'{value:.3f}'}, {run.seconds:.0f} s"
+
+
 def _counts(prepared: Prepared) -> str:
     return ", ".join(f"{len(arrays.names)} {split}" for split, arrays in prepared.arrays.items()) + " images"
-
-
-@contextmanager
-def _only_one(out: Path) -> Iterator[None]:
-    """Hold the study's folder; a process that dies lets go of it."""
-    make_folder(out)
-    lock = FileLock(out / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RunError(f"{out}: another mednorm works in this folder. Wait for it, or choose another --out.") from None
-    try:
-        yield
-    finally:
-        lock.release()

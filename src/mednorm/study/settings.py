@@ -46,10 +46,11 @@ class StudySettings(CommonSettings):
             raise ValueError(f"expected base_batch_size to be one of batch_sizes {sizes}, got {self.base_batch_size}")
         return self
 
-    def runs(self, classes: tuple[str, ...], digest: str) -> list[RunSettings]:
+    def runs(self, classes: tuple[str, ...], size: tuple[int, ...], digest: str) -> list[RunSettings]:
         """Return every run: one seed of every arm, then the next seed, so that drift of the machine meets all arms."""
         shared = self.model_dump(include=set(CommonSettings.model_fields)) | {
             "classes": list(classes),
+            "image_size": list(size),
             "digest": digest,
         }
         return [

@@ -30,6 +30,8 @@ def estimate(values: Iterable[float | None]) -> Estimate:
     if len(known) == 1:
         return Estimate(n=1, mean=mean)
     std = math.sqrt(math.fsum((value - mean) ** 2 for value in known) / (len(known) - 1))
+    if std == 0:  # whole numbers of epochs, say, that all agree: no spread to build an interval from
+        return Estimate(n=len(known), mean=mean, std=0)
     half = float(stats.t.ppf(0.975, len(known) - 1)) * std / math.sqrt(len(known))
     return Estimate(n=len(known), mean=mean, std=std, low=mean - half, high=mean + half)
 
@@ -80,25 +82,20 @@ def gradient_ratio(run: Run) -> float | None:
     return norms[0] / norms[-1]
 
 
-def choose_target(runs: Sequence[Run], main_metric: str, base: Arm, given: float | None) -> Target:
+def choose_target(runs: Sequence[Run], main_metric: str, regularizer: str, size: int, given: float | None) -> Target:
     """Choose the validation metric whose reaching is timed, unless one was given.
 
-    It is the best validation metric of the worst seed of the reference arm (no normalization, if it was trained): a
-    level that every seed of the reference reached, so that both sides can be timed.
+    It is the lowest of the best validation metrics of all runs, of any norm, with this regularizer and batch size: a
+    level that every one of them reached, so that all can be timed, and that favours no arm.
     """
     name = f"val_{main_metric}"
     if given is not None:
         return Target(metric=name, value=given, source="given")
-    arms = by_arm(runs)
-    _, regularizer, size = base
-    reference = arms.get(("none", regularizer, size)) or arms[base]
-    bests = [_best(run, main_metric) for run in reference.values()]
-    value = None if None in bests else min(best for best in bests if best is not None)
-    arm = next(iter(reference.values())).norm
+    bests = [_best(run, main_metric) for run in runs if (run.regularizer, run.batch_size) == (regularizer, size)]
     return Target(
         metric=name,
-        value=value,
-        source=f"the level that every seed of the arm (norm {arm}, regularizer {regularizer}, batch {size}) reached",
+        value=None if None in bests else min(best for best in bests if best is not None),
+        source=f"the level that every run of every norm with regularizer {regularizer} and batch size {size} reached",
     )
 
 
@@ -118,9 +115,11 @@ def summarize(runs: Sequence[Run], main_metric: str) -> list[ArmSummary]:
     arms = by_arm(runs)
     gap = generalization_gap(main_metric)
     compared: dict[str, Quantity] = {
-        f"test_{main_metric}": metric(f"test_{main_metric}"),
+        **{name: metric(name) for name in runs[0].metrics if name.startswith("test_")},
         "generalization_gap": gap,
         "epochs_to_target": lambda run: run.epochs_to_target,
+        "seconds_to_target": lambda run: run.seconds_to_target,
+        "gradient_ratio": gradient_ratio,
         "seconds_per_step": lambda run: run.seconds_per_step,
         "peak_memory_mb": lambda run: run.peak_memory_mb,
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 Metrics = dict[str, float | None]
@@ -125,8 +124,3 @@ class SegmentationLoss(nn.Module):
 def _number(value: Any) -> float | None:
     number = float(value)
     return number if math.isfinite(number) else None
-
-
-def predictions(outputs: Tensor) -> Tensor:
-    """Return the most probable class of logits (N, K, *) as (N, *)."""
-    return torch.argmax(outputs, 1)

@@ -71,7 +71,7 @@ def unet(shape: Shape, norm: str, dropout: float) -> nn.Module:
 
     if any(side % 8 for side in shape.size):
         raise ConfigError(
-            f"unet: expected every side of the images to be a multiple of 8, got {shape.size}. Crop or pad."
+            f"unet: expected every side of the images to be a multiple of 8, got {shape.size}. Use --image-size."
         )
     register_norms()
     return UNet(

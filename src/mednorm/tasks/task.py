@@ -7,13 +7,12 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from mednorm.data import SPLITS, Arrays, ImageSet, Kind, read, tissue
-from mednorm.errors import ConfigError
+from mednorm.errors import ConfigError, DataError
 from mednorm.tasks.judge import ClassificationJudge, Judge, SegmentationJudge, SegmentationLoss, classification_loss
 from mednorm.tasks.networks import Shape, StandardizeByTraining, StandardizeEach, article_cnn, unet
 
@@ -60,8 +59,10 @@ class Task:
     embedded: Callable[[int], ImageSet] | None = None
     default_classes: tuple[str, ...] = field(default=())
 
-    def image_set(self, data: str | None, classes: Sequence[str] | None, split_seed: int) -> ImageSet:
-        """Find the images; pixels are read later.
+    def image_set(
+        self, data: str | None, classes: Sequence[str] | None, split_seed: int, *, divide: bool = True
+    ) -> ImageSet:
+        """Find the images; pixels are read later. Without `divide`, data that names no splits is all test.
 
         Raises:
             ConfigError: the task has no embedded images and none were given.
@@ -69,7 +70,7 @@ class Task:
 
         """
         if data is not None:
-            return read(data, kind=self.kind, classes=classes, seed=split_seed)
+            return read(data, kind=self.kind, classes=classes, seed=split_seed, divide=divide)
         if self.embedded is None:
             raise ConfigError(
                 f"{self.name}: expected --data with a MedMNIST .npz or a manifest.csv, got none. "
@@ -102,7 +103,8 @@ class Task:
         if numbers and images.classes == numbers:  # the file has numbers alone
             images = replace(images, class_names=self.default_classes)
         arrays: dict[str, Arrays] = {split: images.load(split, size=image_size) for split in SPLITS}
-        return Prepared(images, arrays, _digest(data))
+        _check_classes(images, arrays)
+        return Prepared(images, arrays, _digest(arrays))
 
     def network_for(self, shape: Shape, norm: str, dropout: float) -> nn.Module:
         """Build the network, its input scaling in front (to be fitted to the training images, or loaded)."""
@@ -132,15 +134,42 @@ def find_task(name: str) -> Task:
     raise ConfigError(f"task: expected one of {', '.join(TASKS)}, got {name!r}. {hint}".rstrip())
 
 
-def _digest(data: str | None) -> str:
-    if data is None:
-        return ""
-    path = Path(data)
-    path = path / "manifest.csv" if path.is_dir() else path
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _digest(arrays: Mapping[str, Arrays]) -> str:
+    """Fingerprint what is trained and tested on, wherever it came from."""
+    digest = hashlib.sha256()
+    for split in arrays.values():
+        for tensor in (split.images, split.targets):
+            digest.update(f"{tuple(tensor.shape)}".encode())
+            digest.update(tensor.numpy().data)
+    return digest.hexdigest()
+
+
+def _check_classes(images: ImageSet, arrays: Mapping[str, Arrays]) -> None:
+    """Pass if every split holds every class, without which its metrics are not defined.
+
+    Raises:
+        DataError: one does not; for segmentation, one holds background alone.
+
+    """
+    for split, held in arrays.items():
+        present = set(held.targets.unique().tolist())
+        missing = [name for number, name in enumerate(images.classes) if number not in present]
+        if images.kind == "segmentation" and present <= {0}:
+            raise DataError(f"{images.source}: expected masks in split {split!r} to hold more than background.")
+        if images.kind == "classification" and missing:
+            raise DataError(
+                f"{images.source}: expected every class in split {split!r}, got no image of {', '.join(missing)}. "
+                "Name the splits in a column `split`, or try another --split-seed."
+            )
 
 
 _ALL_NORMS = ["none", "batch", "group", "instance"]
+_EVERYTHING = {
+    "norms": _ALL_NORMS,
+    "regularizers": ["none", "dropout", "l1", "l2", "dropout+l2"],
+    "batch_sizes": [2, 4, 8, 16, 32],
+    "seeds": [0, 1, 2, 3, 4],
+}
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -163,15 +192,7 @@ TASKS: dict[str, Task] = {
                     "epochs": 8,
                     "learning_rate": 3e-3,
                 },
-                "default": {
-                    "norms": _ALL_NORMS,
-                    "regularizers": ["none", "dropout", "l1", "l2", "dropout+l2"],
-                    "batch_sizes": [2, 4, 8, 16, 32],
-                    "base_batch_size": 8,
-                    "seeds": [0, 1, 2, 3, 4],
-                    "epochs": 15,
-                    "learning_rate": 3e-3,
-                },
+                "default": {**_EVERYTHING, "base_batch_size": 8, "epochs": 15, "learning_rate": 3e-3},
             },
         ),
         Task(
@@ -199,6 +220,7 @@ TASKS: dict[str, Task] = {
                     "seeds": [0, 1, 2],
                     "epochs": 5,
                 },
+                "full": {**_EVERYTHING, "base_batch_size": 32, "epochs": 8},
             },
         ),
     )

@@ -18,7 +18,7 @@ class EpochBatches(Sampler[list[int]]):
     """
 
     def __init__(self, size: int, batch_size: int, seed: int) -> None:
-        self.size, self.batch_size, self.seed, self.epoch = size, min(batch_size, size), seed, 0
+        self.size, self.batch_size, self.seed, self.epoch = size, batch_size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order comes next; Lightning calls this."""

@@ -14,22 +14,24 @@ import csv
 import io
 import pickle
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 import torch
+from filelock import FileLock, Timeout
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from pydantic import ValidationError
 from torch import nn
 
 from mednorm.errors import RunError
-from mednorm.files import write_atomically
+from mednorm.files import make_folder, write_atomically
 from mednorm.results import Epoch, Run
 from mednorm.training.settings import RunSettings, read_toml, validated
 
 # Where these differ, the numbers do not.
-_HARMLESS = {"tensorboard"}
+_HARMLESS = {"data", "tensorboard"}  # where the data lies; what it holds is in the digest
 
 # What torch.load raises for a file that is cut short, no archive, or holds more than tensors and plain values.
 _DAMAGE = (RuntimeError, EOFError, OSError, pickle.UnpicklingError)
@@ -60,6 +62,30 @@ class AtomicCheckpoints(TorchCheckpointIO):
                 f"{path}: expected a checkpoint of this run, got: {_first_line(error)} "
                 "Remove it; the run then starts from its first epoch."
             ) from None
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold a folder, and clear away what a killed process left half-written; one that dies lets go of it.
+
+    Raises:
+        RunError: another process holds it.
+
+    """
+    make_folder(folder)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(
+            f"{folder}: another mednorm works in this folder. Wait for it, or choose another --out."
+        ) from None
+    try:
+        for partial in folder.glob(".*.partial"):
+            partial.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()
 
 
 def open_run(settings: RunSettings, folder: Path) -> Run | None:

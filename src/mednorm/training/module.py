@@ -57,18 +57,23 @@ class TrainingModule(pl.LightningModule):
         if batch_index == 0:
             torch.manual_seed(self.settings.seed * 1_000_003 + self.current_epoch)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        """Return loss plus penalty; only the loss alone is logged as loss."""
-        loss = self._step("train", batch)
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> dict[str, Tensor]:
+        """Return loss plus penalty, and the logits; only the loss alone is recorded as loss."""
+        loss, logits = self._step("train", batch)
         penalty = self.penalty()
-        if penalty is None:
-            return loss
-        self._add("penalty", penalty, 1)
-        return loss + penalty
+        if penalty is not None:
+            self._add("penalty", penalty, 1)
+            loss = loss + penalty
+        return {"loss": loss, "logits": logits.detach()}
+
+    def on_train_batch_end(self, outputs: Any, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+        """Judge the batch: after the callbacks, so that the clock of the step does not count it."""
+        self.judges["train"].update(outputs["logits"], batch[1])
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         """Add a batch to the validation loss and metrics."""
-        self._step("val", batch)
+        _, logits = self._step("val", batch)
+        self.judges["val"].update(logits, batch[1])
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics, by which the best epoch is chosen."""
@@ -111,13 +116,12 @@ class TrainingModule(pl.LightningModule):
         """Return this epoch's metrics of "train" or "val"."""
         return self.judges[split].compute()
 
-    def _step(self, split: str, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def _step(self, split: str, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         images, targets = batch
         logits = self(images)
         loss: Tensor = self.loss(logits, targets)
         self._add(f"{split}_loss", loss, len(images))
-        self.judges[split].update(logits, targets)
-        return loss
+        return loss, logits
 
     def _add(self, name: str, value: Tensor, count: int) -> None:
         """Add to a mean on the device, so that no step waits for it."""

@@ -22,7 +22,7 @@ from mednorm.results import Epoch, Run
 from mednorm.tasks import Prepared, Task
 from mednorm.tasks.networks import fit_input_scaling
 from mednorm.training.batches import evaluation_loader, training_loader
-from mednorm.training.disk import AtomicCheckpoints, load_weights, open_run
+from mednorm.training.disk import AtomicCheckpoints, exclusive, load_weights, open_run
 from mednorm.training.evaluation import evaluate, samples
 from mednorm.training.history import History
 from mednorm.training.module import TrainingModule
@@ -47,15 +47,32 @@ def train(
 
     Raises:
         RunError: the folder holds a run with other settings, or a damaged one.
-        ConfigError: a device that is not there.
+        ConfigError: a device that is not there, or a batch size above the number of training images.
         MissingExtraError: TensorBoard was asked for and is not installed.
 
     """
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device: expected one that this machine has, got 'cuda'. Choose auto or cpu.")
-    finished = open_run(settings, folder)
-    if finished is not None:
-        return finished
+    check_batch_size(settings, prepared)
+    with exclusive(folder):
+        return open_run(settings, folder) or _train(settings, task, prepared, folder, callbacks)
+
+
+def check_batch_size(settings: RunSettings, prepared: Prepared) -> None:
+    """Pass if there are images enough for one batch.
+
+    Raises:
+        ConfigError: there are not.
+
+    """
+    images = len(prepared.arrays["train"].names)
+    if settings.batch_size > images:
+        raise ConfigError(
+            f"batch size: expected at most {images}, the number of training images, got {settings.batch_size}."
+        )
+
+
+def _train(settings: RunSettings, task: Task, prepared: Prepared, folder: Path, callbacks: Sequence[Callback]) -> Run:
     with torch.random.fork_rng(), _quiet():
         torch.manual_seed(settings.seed)
         network = task.network_for(prepared.shape, settings.norm, settings.dropout_rate)
@@ -68,7 +85,7 @@ def train(
             scores = evaluate(network, arrays, task.judge(prepared.images.classes))
             metrics |= {f"{split}_{name}": value for name, value in scores.items()}
         write_atomically(folder / "samples.npz", samples(network, task, prepared.arrays["test"]))
-    run = _record(settings, history.epochs, best_epoch, metrics, folder)
+    run = _record(settings, history.epochs, best_epoch, metrics)
     write_atomically(folder / "run.json", run.model_dump_json(indent=1))
     return run
 
@@ -93,7 +110,7 @@ def _fit(
     ]
     trainer = pl.Trainer(
         max_epochs=settings.epochs,
-        accelerator="gpu" if settings.device == "cuda" else settings.device,
+        accelerator="gpu" if settings.device != "cpu" and torch.cuda.is_available() else "cpu",
         devices=1,
         callbacks=[*callbacks, *checkpoints],
         plugins=[AtomicCheckpoints()],
@@ -127,9 +144,7 @@ class _Checkpoints(ModelCheckpoint):
         super().load_state_dict({**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath})
 
 
-def _record(
-    settings: RunSettings, epochs: list[Epoch], best_epoch: int, metrics: Mapping[str, float | None], folder: Path
-) -> Run:
+def _record(settings: RunSettings, epochs: list[Epoch], best_epoch: int, metrics: Mapping[str, float | None]) -> Run:
     peaks = [epoch.peak_memory_mb for epoch in epochs if epoch.peak_memory_mb is not None]
     return Run(
         name=settings.name,
@@ -146,7 +161,7 @@ def _record(
         seconds=sum(epoch.seconds for epoch in epochs),
         seconds_per_step=statistics.median(epoch.seconds_per_step for epoch in epochs),
         peak_memory_mb=max(peaks, default=None),
-        samples=f"runs/{folder.name}/samples.npz",
+        samples="samples.npz",
     )
 
 

@@ -64,7 +64,9 @@ class RunSettings(CommonSettings):
     regularizer: Regularizer
     batch_size: BatchSize
     seed: Seed
-    digest: str = Field(default="", description="SHA-256 of the data's file: a run goes on only with the same data")
+    digest: str = Field(
+        default="", description="SHA-256 of all images and targets: a run goes on with the same ones only"
+    )
 
     @property
     def name(self) -> str:

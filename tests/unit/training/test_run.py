@@ -151,7 +151,7 @@ def test_a_run_moved_while_it_stood_still_keeps_its_best_epoch(past_its_best, pr
     interrupted(settings, prepared, tmp_path / "before", epoch=4)
     (tmp_path / "before").rename(tmp_path / "after")
     moved = train(settings, LUNG, prepared, tmp_path / "after")
-    assert record(moved) | {"samples": ""} == record(reference) | {"samples": ""}
+    assert record(moved) == record(reference)
     assert list(tmp_path.iterdir()) == [tmp_path / "after"]
 
 
