@@ -74,6 +74,8 @@ def arms_table(results: Results) -> Table:
         Column("difference to none", wording.label(main)),
         Column("generalization gap", f"train − test {wording.label(results.study.main_metric)}"),
         Column("epochs to target"),
+        Column("seconds to target"),
+        Column("gradient ratio", "first layer / last"),
         Column("seconds per step"),
         Column("peak memory", "MB"),
     ]
@@ -90,6 +92,8 @@ def arms_table(results: Results) -> Table:
                 _cell(arm.versus_none.get(main), "metric", signed=True),
                 _cell(arm.generalization_gap, "metric", signed=True),
                 _reached(arm),
+                _cell(arm.seconds_to_target, "seconds"),
+                _cell(arm.gradient_ratio, "metric"),
                 _cell(arm.seconds_per_step, "seconds"),
                 _cell(arm.peak_memory_mb, "megabytes"),
             ]

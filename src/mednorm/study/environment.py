@@ -30,7 +30,7 @@ def describe_environment(command: str, started: str, device: str) -> Environment
         finished=now(),
         mednorm=__version__,
         python=platform.python_version(),
-        platform=platform.platform(),
+        platform=f"{platform.system()} {platform.machine()}",
         processor=_processor(),
         cores=os.cpu_count() or 1,
         threads=torch.get_num_threads(),

@@ -58,9 +58,10 @@ def study_of(runs, **changed):
         "batch_sizes": list(dict.fromkeys(run.batch_size for run in runs)),
         "base_batch_size": runs[0].batch_size, "seeds": list(dict.fromkeys(run.seed for run in runs)),
         "grid": "star", "epochs": 2, "optimizer": "adam", "learning_rate": 0.001,
-        "target": choose_target(runs, "auc", (runs[0].norm, runs[0].regularizer, runs[0].batch_size), None),
+        "target": choose_target(runs, "auc", runs[0].regularizer, runs[0].batch_size, None),
         "data": DataSummary(
-            source="made", kind="classification", classes=["a", "b"], shape=[1, 8, 8], images={}, patients={}, sites=[]
+            source="made", kind="classification", classes=["a", "b"], shape=[1, 8, 8],
+            images={"train": 800, "val": 100, "test": 100}, patients={}, sites=[],
         ),
         "settings": {},
     }  # fmt: skip
@@ -73,5 +74,5 @@ def said(runs, topic=None, *, target=None, **changed):
     if target is not None:
         study = study.model_copy(update={"target": Target(metric="val_auc", value=target, source="given")})
     timed = [with_target(run, "auc", study.target.value) for run in runs]
-    everything = statements(study, timed, summarize(timed, "auc"))
+    everything = statements(study, timed, summarize(timed, "auc"), study.headline_metrics(timed[0].metrics))
     return [statement for statement in everything if topic in (None, statement.topic)]

@@ -5,7 +5,7 @@ import tomllib
 import pytest
 from filelock import FileLock
 
-from mednorm.errors import RunError
+from mednorm.errors import ConfigError, RunError
 from mednorm.report import write_report
 from mednorm.results import read_results
 from mednorm.study.run import run_study
@@ -79,10 +79,10 @@ def test_a_finished_study_trains_nothing_and_gives_the_same_figures(study_folder
     copy = tmp_path / "copy"
     shutil.copytree(study_folder, copy)
     (copy / "results.json").unlink()
-    before = {path: path.stat().st_mtime_ns for path in (copy / "runs").rglob("*") if path.is_file()}
+    before = {path: path.stat().st_mtime_ns for path in (copy / "runs").rglob("[!.]*") if path.is_file()}
     flags = {"norms": ["none", "batch"], "regularizers": ["none", "dropout"], "seeds": [0, 1], "epochs": 2}
     again = run_study(settings(lung_npz, **flags), copy, "again")
-    assert {path: path.stat().st_mtime_ns for path in (copy / "runs").rglob("*") if path.is_file()} == before
+    assert {path: path.stat().st_mtime_ns for path in (copy / "runs").rglob("[!.]*") if path.is_file()} == before
     assert read_figures(copy) == read_figures(study_folder)
     assert again.runs == study_results.runs
 
@@ -113,6 +113,18 @@ def test_a_changed_file_of_images_is_not_mixed_with_runs_on_the_old(lung_npz, tm
         run_study(settings(data), tmp_path / "out", "")
 
 
+def test_the_same_images_at_another_place_are_the_same_study(lung_npz, tmp_path):
+    first = run_study(settings(lung_npz), tmp_path / "out", "")
+    again = run_study(settings(shutil.copy(lung_npz, tmp_path / "moved.npz")), tmp_path / "out", "")
+    assert again.runs == first.runs
+
+
+def test_a_batch_size_above_the_number_of_images_is_refused_before_any_training(lung_npz, tmp_path):
+    with pytest.raises(ConfigError, match="batch size: expected at most 48, the number of training images, got 64"):
+        run_study(settings(lung_npz, batch_sizes=[16, 64], base_batch_size=16), tmp_path, "")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_folder_another_process_works_in_is_refused(lung_npz, tmp_path):
     with FileLock(tmp_path / ".lock"), pytest.raises(RunError, match="another mednorm works in this folder") as raised:
         run_study(settings(lung_npz), tmp_path, "")
@@ -139,10 +151,11 @@ def test_a_study_in_which_every_run_diverges_ends_with_valid_results_and_a_page(
 
 def test_what_is_said_while_waiting_names_images_and_runs(lung_npz, tmp_path):
     lines = []
-    run_study(settings(lung_npz), tmp_path, "", say=lines.append)
+    results = run_study(settings(lung_npz), tmp_path, "", say=lines.append)
     assert lines == [
         "Reading the images of lung …",
         f"1 runs of 1 epochs on 48 train, 16 val, 20 test images; results in {tmp_path}",
+        f"1/1 none-none-b16-s0: test auc {results.runs[0].metrics['test_auc']:.3f}, {results.runs[0].seconds:.0f} s",
     ]
 
 

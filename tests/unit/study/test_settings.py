@@ -87,7 +87,7 @@ def test_an_unknown_task_names_the_nearest():
 
 
 def test_an_unknown_preset_lists_those_there_are():
-    assert refused(preset="fast") == "preset: expected one of quick, default for lung, got 'fast'."
+    assert refused(preset="fast") == "preset: expected one of quick, default, full for lung, got 'fast'."
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_without_an_arm_free_of_regularizers_the_first_takes_its_place():
 
 
 def test_all_arms_run_with_one_seed_before_the_next():
-    runs = settings(norms=["none", "batch"], regularizers=["none"], seeds=[5, 3]).runs(("a", "b"), "digest")
+    runs = settings(norms=["none", "batch"], regularizers=["none"], seeds=[5, 3]).runs(("a", "b"), (28, 28), "digest")
     assert [run.name for run in runs] == [
         "none-none-b8-s5", "batch-none-b8-s5", "none-none-b2-s5", "batch-none-b2-s5",
         "none-none-b8-s3", "batch-none-b8-s3", "none-none-b2-s3", "batch-none-b2-s3",
@@ -183,7 +183,7 @@ def test_all_arms_run_with_one_seed_before_the_next():
 
 
 def test_every_run_shares_the_settings_of_the_study_and_knows_its_classes_and_data():
-    shared = {"learning_rate": 0.5, "optimizer": "sgd", "dropout": 0.125, "l1": 0.5, "image_size": [8, 8], "epochs": 9}
-    for run in settings(**shared).runs(("well", "ill"), "abc"):
+    shared = {"learning_rate": 0.5, "optimizer": "sgd", "dropout": 0.125, "l1": 0.5, "epochs": 9}
+    for run in settings(**shared).runs(("well", "ill"), (24, 16), "abc"):
         assert {key: getattr(run, key) for key in shared} == shared
-        assert (run.classes, run.digest) == (["well", "ill"], "abc")
+        assert (run.classes, run.image_size, run.digest) == (["well", "ill"], [24, 16], "abc")

@@ -77,10 +77,24 @@ def test_every_norm_that_was_trained_gets_a_sentence_and_no_other():
     assert not any("atch normalization" in statement.text for statement in said(runs))
 
 
+def test_every_headline_metric_gets_a_sentence_the_main_one_first_and_single_classes_none():
+    def with_metrics(norm, seed, value):
+        metrics = {"test_accuracy": value / 2, "val_auc": 0.5, "test_auc": value, "test_auc_left": 0.1}
+        return run(norm, seed, metrics=metrics | {"train_auc": value})
+
+    runs = [with_metrics(n, s, v + s / 100) for n, v in (("none", 0.8), ("batch", 0.9)) for s in range(2)]
+    texts = [statement.text for statement in said(runs, "quality")]
+    assert [text.split(": ")[1].split(" against")[0] for text in texts] == ["test AUC 0.905", "test accuracy 0.453"]
+
+
 def test_a_study_without_the_reference_compares_nothing_with_it():
     statements = said([*arm("batch", [0.8, 0.9]), *arm("group", [0.9, 0.8])])
-    assert not any("against none" in statement.text for statement in statements)
-    assert {statement.topic for statement in statements} == {"gradients", "caution"}
+    assert not any("against" in statement.text for statement in statements)
+    assert {statement.topic for statement in statements} == {"caution"}
+
+
+def test_a_study_of_the_reference_alone_compares_nothing():
+    assert {statement.topic for statement in said(arm("none", [0.8, 0.9]))} == {"caution"}
 
 
 def test_every_norm_of_the_settings_has_a_name():
@@ -95,28 +109,41 @@ def timed(norm, epochs, **changed):
     ]
 
 
-def test_fewer_epochs_to_the_target_are_better():
-    (only,) = said([*timed("none", [6, 7, 6]), *timed("batch", [2, 2, 3])], "speed", target=0.8)
-    assert only.verdict == "better"
-    assert only.text.startswith(
+def test_fewer_epochs_to_the_target_are_better_and_so_are_fewer_seconds():
+    epochs, seconds = said([*timed("none", [6, 7, 6]), *timed("batch", [2, 2, 3])], "speed", target=0.8)
+    assert (epochs.verdict, seconds.verdict) == ("better", "better")
+    assert epochs.text.startswith(
         "To reach validation AUC 0.800, batch normalization against none: epochs 2.3 against 6.3, "
-        "difference −4.0 [−6.5, −1.5]"
+        "difference −4.0 [−6.5, −1.5] over 3 paired seeds"
     )
+    # Each of these epochs takes two seconds.
+    assert "seconds 4.7 against 12.7, difference −8.0 [−13.0, −3.0]" in seconds.text
 
 
 def test_more_epochs_to_the_target_are_worse():
-    (only,) = said([*timed("none", [2, 2, 3]), *timed("batch", [6, 7, 6])], "speed", target=0.8)
-    assert only.verdict == "worse"
+    epochs, _ = said([*timed("none", [2, 2, 3]), *timed("batch", [6, 7, 6])], "speed", target=0.8)
+    assert epochs.verdict == "worse"
 
 
 def test_where_a_seed_missed_the_target_it_is_said_and_not_judged():
     (only,) = said([*timed("none", [2, None, 3]), *timed("batch", [1, 1, 1])], "speed", target=0.8)
-    assert only.verdict == "info"
+    assert (only.verdict, only.difference) == ("info", None)
     assert only.text == (
-        "Batch normalization reached validation AUC 0.800 in 3 of 3 seeds, no normalization in 2; "
-        "epochs cannot be compared fairly."
+        "To reach validation AUC 0.800: batch normalization did in 3 of 3 seeds, no normalization in 2. "
+        "Epochs cannot be compared fairly."
     )
-    assert only.difference == estimate([1 - 2, 1 - 3])
+
+
+def test_without_the_reference_only_a_missed_target_is_said():
+    assert said(timed("batch", [1, 2]), "speed", target=0.8) == []
+    (only,) = said(timed("batch", [1, None]), "speed", target=0.8)
+    assert only.text == "To reach validation AUC 0.800: batch normalization did in 1 of 2 seeds."
+
+
+def test_seeds_that_all_agree_give_no_interval_and_are_not_distinguished():
+    epochs, _ = said([*timed("none", [4, 4, 4]), *timed("batch", [2, 2, 2])], "speed", target=0.8)
+    assert epochs.verdict == "not distinguishable"
+    assert "difference −2.0 over 3 paired seeds, the same in all: not distinguishable." in epochs.text
 
 
 def test_without_a_target_nothing_is_said_of_speed():
@@ -124,14 +151,24 @@ def test_without_a_target_nothing_is_said_of_speed():
     assert said(runs, "speed") == []
 
 
-def test_a_smaller_gap_between_training_and_test_is_better():
+@pytest.mark.parametrize(("norm", "word", "difference"), [("batch", "smaller", "−0.139"), ("none", "larger", "+0.139")])
+def test_the_generalization_gap_is_told_as_a_size_and_not_as_a_merit(norm, word, difference):
+    other = "none" if norm == "batch" else "batch"
     runs = [
-        *(run("none", seed, train=0.99, test=0.80 + 0.001 * seed) for seed in range(3)),
-        *(run("batch", seed, train=0.95, test=0.90 - 0.001 * seed) for seed in range(3)),
+        *(run(other, seed, train=0.99, test=0.80 + 0.001 * seed) for seed in range(3)),
+        *(run(norm, seed, train=0.95, test=0.90 - 0.001 * seed) for seed in range(3)),
     ]
     (only,) = said(runs, "overfitting")
-    assert only.verdict == "better"
-    assert "training minus test AUC 0.051 against 0.189, difference −0.138" in only.text
+    assert only.verdict == "info"
+    assert only.text.startswith("Generalization gap of batch normalization against none: training minus test AUC")
+    assert only.text.endswith(f"over 3 paired seeds: {word}.")
+    assert only.difference.mean == pytest.approx(float(difference.replace("−", "-")), abs=2e-3)
+
+
+def test_gaps_that_cannot_be_told_apart_are_said_to_be_so():
+    runs = [*arm("none", [0.8, 0.9, 0.7], train=0.95), *arm("batch", [0.9, 0.7, 0.8], train=0.95)]
+    (only,) = said(runs, "overfitting")
+    assert only.verdict == "not distinguishable"
 
 
 def test_a_longer_step_is_worse_and_a_shorter_one_better():
@@ -178,15 +215,20 @@ def test_batch_normalization_is_compared_with_each_regularizer_and_with_both():
     assert adding.verdict == "worse"
 
 
-def test_the_gradient_ratio_of_every_norm_is_told():
-    runs = [run("none", epochs=[epoch(1, gradients={"a": 0.01, "b": 1.0})]), run("batch")]
+def test_the_gradient_ratio_is_compared_as_a_size_and_not_as_a_merit():
+    def with_ratio(norm, seed, ratio):
+        return run(norm, seed, epochs=[epoch(1, 0.5, gradients={"a": ratio, "b": 1.0})])
+
+    runs = [with_ratio(n, s, r + s / 1000) for n, r in (("none", 0.01), ("batch", 0.25)) for s in range(3)]
+    runs[0] = with_ratio("none", 0, 0.0105)
     (only,) = said(runs, "gradients")
     assert only.verdict == "info"
-    assert "0.01 with no normalization; 0.25 with batch normalization" in only.text
+    assert "ratio 0.251 against 0.011, difference +0.240 [" in only.text
+    assert only.text.endswith(": larger.")
 
 
 def test_without_gradients_nothing_is_said_of_them():
-    assert said([run("none", epochs=[epoch(1, gradients={})])], "gradients") == []
+    assert said([run(norm, epochs=[epoch(1, 0.5, gradients={})]) for norm in ("none", "batch")], "gradients") == []
 
 
 def test_a_diverged_run_is_named():
@@ -226,9 +268,25 @@ def test_many_comparisons_are_cautioned_about():
 def test_the_note_of_the_data_is_told():
     study = study_of([run()])
     study = study.model_copy(update={"data": study.data.model_copy(update={"note": "One head, no patient."})})
-    texts = [(s.topic, s.text) for s in statements(study, [run()], summarize([run()], "auc"))]
+    texts = [(s.topic, s.text) for s in statements(study, [run()], summarize([run()], "auc"), ["test_auc"])]
     assert ("data", "One head, no patient.") in texts
 
 
 def test_the_shared_learning_rate_is_always_cautioned_about():
     assert said([run()], "caution")[-1].text.startswith("All arms share one learning rate")
+
+
+def test_several_batch_sizes_are_cautioned_about_with_their_steps():
+    runs = [*arm("none", [0.8, 0.9]), *arm("none", [0.8, 0.9], size=32)]
+    text = said(runs, "caution")[-1].text  # 800 images, two epochs
+    assert text.endswith("A larger batch means fewer steps in as many epochs: 200 at 8, 50 at 32.")
+
+
+def test_running_statistics_that_had_too_few_steps_are_cautioned_about():
+    """After k updates with momentum 0.1, 0.9^k of the initial statistics is left."""
+    runs = [*arm("batch", [0.8, 0.9]), *arm("batch", [0.8, 0.9], size=80)]
+    (about,) = [s.text for s in said(runs, "caution") if "running statistics" in s.text]
+    assert f"({0.9**20:.0%} at batch size 80)" in about
+    assert not [s for s in said(arm("batch", [0.8, 0.9]), "caution") if "running statistics" in s.text]
+    none = [*arm("none", [0.8, 0.9]), *arm("none", [0.8, 0.9], size=80)]
+    assert not [s for s in said(none, "caution") if "running statistics" in s.text]

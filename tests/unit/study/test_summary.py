@@ -40,10 +40,8 @@ def test_what_is_not_defined_is_left_out_of_the_count():
     assert estimate([0.5, None, 0.7]).n == 2
 
 
-def test_equal_values_have_an_interval_of_no_width():
-    shown = estimate([0.1] * 3)
-    assert shown.std == pytest.approx(0, abs=1e-15)
-    assert (shown.low, shown.high) == (pytest.approx(0.1), pytest.approx(0.1))
+def test_values_that_all_agree_have_no_spread_to_build_an_interval_from():
+    assert estimate([4, 4, 4]) == Estimate(n=3, mean=4, std=0, low=None, high=None)
 
 
 def test_a_large_offset_does_not_spoil_the_deviation():
@@ -105,31 +103,27 @@ def test_without_two_gradients_there_is_no_ratio(norms):
 
 
 def test_a_given_target_is_taken_as_it_is():
-    target = choose_target([run()], "auc", ("none", "none", 8), 0.65)
+    target = choose_target([run()], "auc", "none", 8, 0.65)
     assert (target.metric, target.value, target.source) == ("val_auc", 0.65, "given")
 
 
 def test_a_target_of_zero_is_a_target():
-    assert choose_target([run()], "auc", ("none", "none", 8), 0.0).value == 0.0
+    assert choose_target([run()], "auc", "none", 8, 0.0).value == 0.0
 
 
-def test_the_target_is_what_the_worst_seed_without_normalization_reached_at_its_best():
-    runs = [run("batch", 0, vals=(0.95, 0.99)), run("none", 0, vals=(0.6, 0.9, 0.7)), run("none", 1, vals=(0.5, 0.8))]
-    target = choose_target(runs, "auc", ("batch", "none", 8), None)
+def test_the_target_is_what_the_worst_run_of_any_norm_reached_at_its_best():
+    runs = [
+        run("batch", 0, vals=(0.95, 0.75)), run("none", 0, vals=(0.6, 0.9, 0.7)), run("none", 1, vals=(0.5, 0.8)),
+        run("batch", 0, vals=(0.1,), size=2), run("none", 0, vals=(0.1,), regularizer="l2"),
+    ]  # fmt: skip
+    target = choose_target(runs, "auc", "none", 8, None)
     assert target.value == 0.8
-    assert "norm none, regularizer none, batch 8" in target.source
+    assert "every run of every norm with regularizer none and batch size 8" in target.source
 
 
-def test_the_target_of_a_study_without_that_arm_is_that_of_its_first():
-    runs = [run("batch", 0, vals=(0.9,)), run("batch", 1, vals=(0.85,)), run("group", 0, vals=(0.2,))]
-    target = choose_target(runs, "auc", ("batch", "none", 8), None)
-    assert target.value == 0.85
-    assert "norm batch" in target.source
-
-
-def test_where_a_seed_has_no_validation_metric_there_is_no_target():
-    runs = [run("none", 0, vals=(0.6, 0.9)), run("none", 1, vals=(None, None))]
-    assert choose_target(runs, "auc", ("none", "none", 8), None).value is None
+def test_where_a_run_has_no_validation_metric_there_is_no_target():
+    runs = [run("none", 0, vals=(0.6, 0.9)), run("batch", 0, vals=(None, None))]
+    assert choose_target(runs, "auc", "none", 8, None).value is None
 
 
 def test_the_epochs_to_the_target_are_counted_to_the_first_that_reached_it():
@@ -144,10 +138,10 @@ def test_a_target_that_was_not_reached_has_no_time_and_an_old_time_is_forgotten(
     assert with_target(run(vals=(0.5, 0.6)), "auc", None).epochs_to_target is None
 
 
-def test_every_seed_of_the_reference_reaches_the_chosen_target():
+def test_every_run_that_chose_the_target_reaches_it():
     rng = np.random.default_rng(0)
-    runs = [run("none", seed, vals=tuple(rng.random(6))) for seed in range(5)]
-    target = choose_target(runs, "auc", ("none", "none", 8), None)
+    runs = [run(norm, seed, vals=tuple(rng.random(6))) for seed in range(5) for norm in ("none", "batch")]
+    target = choose_target(runs, "auc", "none", 8, None)
     assert all(with_target(each, "auc", target.value).epochs_to_target for each in runs)
 
 
@@ -169,9 +163,19 @@ def test_an_arm_is_compared_with_its_twin_without_normalization_and_no_other():
     assert none.versus_none == none_l2.versus_none == small.versus_none == {}
     assert batch.versus_none["test_auc"] == estimate([0.85 - 0.8, 0.91 - 0.9])
     assert batch_l2.versus_none["test_auc"] == estimate([0.7 - 0.5, 0.7 - 0.6])
-    assert set(batch.versus_none) == {
-        "test_auc", "generalization_gap", "epochs_to_target", "seconds_per_step", "peak_memory_mb",
+
+
+def test_every_test_metric_and_every_cost_is_compared():
+    metrics = {"train_auc": 0.9, "val_auc": 0.8, "test_auc": 0.7, "test_accuracy": 0.6}
+    runs = [run("none", metrics=metrics), run("batch", metrics=metrics | {"test_accuracy": 0.75}, seconds_per_step=0.3)]
+    compared = summarize(runs, "auc")[1].versus_none
+    assert set(compared) == {
+        "test_auc", "test_accuracy", "generalization_gap", "epochs_to_target", "seconds_to_target", "gradient_ratio",
+        "seconds_per_step", "peak_memory_mb",
     }  # fmt: skip
+    assert compared["test_accuracy"].mean == pytest.approx(0.15)
+    assert compared["seconds_per_step"].mean == pytest.approx(0.2)
+    assert compared["gradient_ratio"].mean == 0
 
 
 def test_only_seeds_that_reached_the_target_count_in_the_time_to_it():

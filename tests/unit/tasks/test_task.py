@@ -1,4 +1,4 @@
-import hashlib
+import shutil
 
 import numpy as np
 import pytest
@@ -61,20 +61,39 @@ def test_the_shape_is_that_of_the_images_after_resampling(lung_npz):
     assert (shape.channels, shape.size, shape.classes) == (1, (8, 10), 2)
 
 
-def test_the_digest_is_that_of_the_file(lung_npz):
-    assert find_task("lung").prepare(str(lung_npz)).digest == hashlib.sha256(lung_npz.read_bytes()).hexdigest()
+def test_the_digest_is_that_of_the_images_wherever_they_lie(lung_npz, tmp_path):
+    lung = find_task("lung")
+    digest = lung.prepare(str(lung_npz)).digest
+    assert len(digest) == 64
+    assert lung.prepare(str(shutil.copy(lung_npz, tmp_path / "elsewhere.npz"))).digest == digest
+    assert lung.prepare(str(lung_npz), image_size=[8, 8]).digest != digest
 
 
-def test_the_digest_of_a_folder_is_that_of_its_manifest(tmp_path):
-    from PIL import Image
+@pytest.mark.parametrize("name", ["train_images", "test_labels"])
+def test_one_changed_value_changes_the_digest(lung_npz, tmp_path, name):
+    with np.load(lung_npz) as file:
+        content = dict(file)
+    content[name] = content[name].copy()
+    content[name].flat[3] ^= 1
+    np.savez(tmp_path / "other.npz", **content)
+    lung = find_task("lung")
+    assert lung.prepare(str(tmp_path / "other.npz")).digest != lung.prepare(str(lung_npz)).digest
 
-    rows = ["image,label,split"]
-    for index, split in enumerate(("train", "train", "val", "test")):
-        Image.fromarray(np.full((8, 8), 9 * index, np.uint8)).save(tmp_path / f"{index}.png")
-        rows.append(f"{index}.png,{index % 2},{split}")
-    (tmp_path / "manifest.csv").write_text("\n".join(rows))
-    digest = hashlib.sha256((tmp_path / "manifest.csv").read_bytes()).hexdigest()
-    assert find_task("lung").prepare(str(tmp_path)).digest == digest
+
+def test_the_embedded_images_of_another_seed_have_another_digest():
+    tissue = find_task("tissue")
+    first, again, other = (tissue.prepare(None, split_seed=seed, image_size=[16, 16]).digest for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+def test_a_split_that_lacks_a_class_is_refused_with_both_named(lung_npz, tmp_path):
+    with np.load(lung_npz) as file:
+        content = dict(file)
+    content["val_labels"] = np.zeros_like(content["val_labels"])
+    np.savez(tmp_path / "poor.npz", **content)
+    with pytest.raises(DataError, match=r"poor\.npz: expected every class in split 'val', got no image of pneumonia"):
+        find_task("lung").prepare(str(tmp_path / "poor.npz"))
 
 
 def test_x_rays_are_scaled_by_the_training_images_and_mr_each_by_itself(lung_npz):

@@ -79,12 +79,24 @@ def test_all_means_every_image_of_every_split(folder, stored):
     assert metrics["accuracy"] == pytest.approx(right / 84, abs=1e-6)
 
 
-def test_images_of_another_size_are_said_with_their_shape(folder, tmp_path):
-    other = write_npz(tmp_path / "large.npz", size=16)
-    with pytest.raises(
-        RunError, match=r"best\.ckpt: .*size mismatch for net\.dense\.weight.*large\.npz have shape \(1, 16, 16\)"
-    ):
-        evaluate_run(folder, str(other), "test")
+def test_images_of_another_size_are_resampled_to_that_of_the_training(folder, stored, lung_npz, tmp_path):
+    with np.load(lung_npz) as file:
+        content = dict(file)
+    for split in ("train", "val", "test"):
+        content[f"{split}_images"] = content[f"{split}_images"].repeat(2, 1).repeat(2, 2)
+    np.savez(tmp_path / "twice.npz", **content)
+    _, metrics = evaluate_run(folder, str(tmp_path / "twice.npz"), "test")
+    assert metrics["auc"] == pytest.approx(stored["test_auc"], abs=1e-6)
+
+
+def test_images_with_other_channels_are_refused_with_both_shapes(folder, lung_npz, tmp_path):
+    with np.load(lung_npz) as file:
+        content = dict(file)
+    for split in ("train", "val", "test"):
+        content[f"{split}_images"] = np.stack([content[f"{split}_images"]] * 3, -1)
+    np.savez(tmp_path / "colour.npz", **content)
+    with pytest.raises(RunError, match=r"best\.ckpt: .*size mismatch for scaling\.mean: .*\[1\].*\[3\]"):
+        evaluate_run(folder, str(tmp_path / "colour.npz"), "test")
 
 
 def test_images_with_a_class_the_run_does_not_know_are_refused(folder, tmp_path):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import lightning.pytorch as pl
 import pytest
 import torch
+from filelock import FileLock
 
 from mednorm.errors import ConfigError, RunError
 from mednorm.results import Run
@@ -79,9 +80,9 @@ def test_the_record_on_disk_is_the_one_returned(whole):
 
 def test_a_finished_run_is_not_run_again(whole, settings, prepared):
     run, folder, _ = whole
-    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.glob("[!.]*")}
     assert train(settings, LUNG, prepared, folder, [StopIn(epoch=1)]) == run
-    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()} == before
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.glob("[!.]*")} == before
 
 
 def test_the_same_settings_give_the_same_figures(whole, settings, prepared, tmp_path):
@@ -279,10 +280,29 @@ def test_a_device_that_is_not_there_is_said_before_anything_is_written(prepared,
     assert not (tmp_path / "run").exists()
 
 
-def test_a_batch_larger_than_the_set_trains_with_one_step_an_epoch(prepared, tmp_path):
-    run = train(run_settings(epochs=1, batch_size=500), LUNG, prepared, tmp_path / "run")
+def test_a_batch_as_large_as_the_set_trains_with_one_step_an_epoch(prepared, tmp_path):
+    run = train(run_settings(epochs=1, batch_size=48), LUNG, prepared, tmp_path / "run")
     assert run.epochs[0].seconds_per_step > 0
-    assert run.batch_size == 500
+
+
+def test_a_batch_larger_than_the_set_is_refused_with_both_numbers(prepared, tmp_path):
+    with pytest.raises(ConfigError, match="batch size: expected at most 48, the number of training images, got 49"):
+        train(run_settings(batch_size=49), LUNG, prepared, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_in_a_folder_another_process_works_in_is_refused(prepared, tmp_path):
+    (tmp_path / "run").mkdir()
+    with FileLock(tmp_path / "run" / ".lock"), pytest.raises(RunError, match="another mednorm works in this folder"):
+        train(run_settings(), LUNG, prepared, tmp_path / "run")
+
+
+def test_what_a_killed_process_left_half_written_is_cleared_away(settings, prepared, tmp_path):
+    folder = tmp_path / "run"
+    interrupted(settings, prepared, folder, epoch=2)
+    (folder / ".last.ckpt.123.partial").write_bytes(b"half")
+    train(settings, LUNG, prepared, folder)
+    assert [path.name for path in folder.glob(".*")] == [".lock"]
 
 
 def test_validation_without_a_second_class_still_ends_with_the_first_epoch(prepared, tmp_path):
