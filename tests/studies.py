@@ -43,10 +43,15 @@ def prepared_lung(data: Path):
 def figures(value: Any) -> Any:
     """Leave out of a results.json what no two studies share: times, memory, the machine, and sentences on time."""
     if isinstance(value, list):
-        return [figures(each) for each in value if not (isinstance(each, dict) and each.get("topic") == "cost")]
+        return [figures(each) for each in value if not (isinstance(each, dict) and _on_time(each))]
     if isinstance(value, dict):
         return {key: figures(inner) for key, inner in value.items() if key not in MEASURED | {"environment"}}
     return value
+
+
+def _on_time(record: dict[str, Any]) -> bool:
+    """Whether a statement speaks of seconds."""
+    return record.get("topic") == "cost" or (record.get("topic") == "speed" and ": seconds " in record["text"])
 
 
 def read_figures(folder: Path) -> Any:

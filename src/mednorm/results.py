@@ -184,7 +184,7 @@ class Study(_Record):
     @property
     def base_regularizer(self) -> str:
         """What norms and batch sizes are compared with: no regularizer, or else the study's first."""
-        return "none" if "none" in self.regularizers else self.regularizers[0]
+        return "none" if "none" in self.regularizers or not self.regularizers else self.regularizers[0]
 
 
 class Environment(_Record):

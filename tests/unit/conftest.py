@@ -1,5 +1,7 @@
 """One small study, trained once for all the tests that look at what a study leaves behind."""
 
+import gc
+
 import pytest
 
 from mednorm.results import read_results
@@ -7,7 +9,18 @@ from tests.studies import write_npz
 
 
 @pytest.fixture(scope="session")
-def lung_npz(tmp_path_factory):
+def _quick_collections():
+    """Each run collects garbage before it measures memory, which takes as long as it trains where much is loaded."""
+    import mednorm.training.run  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="session")
+def lung_npz(tmp_path_factory, _quick_collections):
     return write_npz(tmp_path_factory.mktemp("lung") / "tiny.npz")
 
 

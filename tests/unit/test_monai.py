@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from monai.networks.nets import BasicUNet, SegResNet, UNet
@@ -46,3 +49,13 @@ def test_a_monai_network_with_our_norm_computes_what_it_computes_with_torchs():
     torch.testing.assert_close(ours, theirs)
     ours, theirs = (made[norm].eval()(images) for norm in ("mednorm_batch", "batch"))
     torch.testing.assert_close(ours, theirs)
+
+
+def test_the_norms_are_registered_through_the_package_alone():
+    code = (
+        "import mednorm; mednorm.monai.register_norms()\n"
+        "from monai.networks.layers.factories import Norm\n"
+        "print(Norm['mednorm_batch', 2] is mednorm.BatchNorm)\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr

@@ -8,7 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from mednorm.errors import RunError
-from mednorm.results import Results, json_schema, read_results
+from mednorm.results import Estimate, Results, json_schema, read_results
 from tests.report_fixture import make_results
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "reference" / "results.schema.json"
@@ -42,7 +42,7 @@ def test_running_the_module_writes_the_schema():
 
 
 def test_results_are_read_without_importing_torch():
-    code = "import sys, mednorm.results; print([name for name in ('torch', 'monai', 'lightning') if name in sys.modules])"
+    code = "import sys, mednorm.results; print(sorted({'torch', 'monai', 'lightning'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
@@ -131,3 +131,30 @@ def test_nothing_in_a_written_file_is_nan_or_infinite(study_folder):
 
     text = (study_folder / "results.json").read_text(encoding="utf-8")
     assert Results.model_validate(json.loads(text, parse_constant=refuse)).schema_version == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "signed", "expected"),
+    [
+        (Estimate(n=3, mean=0.9125, std=0.1, low=-0.05, high=1.0), False, "0.91 [−0.05, 1.00]"),
+        (Estimate(n=3, mean=-4.0, std=1.0, low=-6.5, high=1.5), True, "−4.00 [−6.50, +1.50]"),
+        (Estimate(n=1, mean=0.5), True, "+0.50"),
+        (Estimate(n=3, mean=-2.0, std=0), False, "−2.00"),
+        (Estimate(n=0, mean=None), True, "–"),
+    ],
+)
+def test_an_estimate_is_written_with_a_true_minus_and_the_interval_it_has(given, signed, expected):
+    assert given.text(2, signed=signed) == expected
+
+
+@pytest.mark.parametrize(
+    ("regularizers", "base"), [(["l2", "none"], "none"), (["l2", "dropout"], "l2"), (["none"], "none"), ([], "none")]
+)
+def test_the_base_regularizer_is_none_or_else_the_first(regularizers, base):
+    assert make_results().study.model_copy(update={"regularizers": regularizers}).base_regularizer == base
+
+
+def test_the_headline_metrics_are_those_of_test_the_main_one_first_and_no_single_classes():
+    names = ["train_dice", "val_dice", "test_hausdorff_95", "test_dice_white", "test_dice", "test_dice_grey"]
+    assert make_results().study.headline_metrics(names) == ["test_dice", "test_hausdorff_95"]
+    assert make_results("classification").headline_metrics() == ["test_auc", "test_hausdorff_95"]

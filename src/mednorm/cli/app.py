@@ -44,7 +44,7 @@ def _main(
 def run(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit status."""
     try:
-        return app(arguments, prog_name="mednorm", standalone_mode=False) or 0
+        status: int = app(arguments, prog_name="mednorm", standalone_mode=False) or 0
     except TyperException as error:  # a mistake in options or arguments
         return _say(error.format_message().replace("Value error, ", ""))
     except MednormError as error:
@@ -52,8 +52,10 @@ def run(arguments: list[str] | None = None) -> int:
     except OSError as error:  # such as a full disk, or a folder that may not be written
         return _say(str(error))
     except (typer.Abort, KeyboardInterrupt):
+        status = 130
+    if status == 130:  # what Typer, too, makes of Ctrl-C, without a word
         print("mednorm: stopped. The same command goes on where it was.", file=sys.stderr)
-        return 130
+    return status
 
 
 def _say(message: str) -> int:

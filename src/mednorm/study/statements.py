@@ -75,7 +75,7 @@ class _Speaker:
         target = self.study.target.value
         if target is None:
             return []
-        goal = f"To reach validation {self.main} {target:.3f}"
+        goal = f"To reach validation {self.main} {target:.3f}".replace("-", "−")
         seeds = len(self.study.seeds)
         said: list[Statement | None] = []
         for norm in self.norms:
@@ -139,7 +139,7 @@ class _Speaker:
             said.insert(0, Statement(topic="data", verdict="info", text=self.study.data.note))
         diverged = [run.name for run in self.runs if run.status == "diverged"]
         if diverged:
-            text = f"The loss stopped being a number in {', '.join(diverged)}; the epochs before it were judged."
+            text = f"The loss stopped being a number in {', '.join(diverged)}; the epochs before that were judged, if any."
             said.append(Statement(topic="caution", verdict="worse", text=text))
         text = (
             "All arms share one learning rate and number of epochs; an arm that needs others is not at its best here."

@@ -30,8 +30,8 @@ def estimate(values: Iterable[float | None]) -> Estimate:
     if len(known) == 1:
         return Estimate(n=1, mean=mean)
     std = math.sqrt(math.fsum((value - mean) ** 2 for value in known) / (len(known) - 1))
-    if std == 0:  # whole numbers of epochs, say, that all agree: no spread to build an interval from
-        return Estimate(n=len(known), mean=mean, std=0)
+    if std <= 1e-12 * abs(mean):  # whole numbers of epochs, say, that all agree: no spread to build an interval from
+        return Estimate(n=len(known), mean=mean, std=std)
     half = float(stats.t.ppf(0.975, len(known) - 1)) * std / math.sqrt(len(known))
     return Estimate(n=len(known), mean=mean, std=std, low=mean - half, high=mean + half)
 

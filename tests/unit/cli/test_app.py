@@ -154,10 +154,11 @@ def test_a_damaged_npz_is_one_line(capsys, tmp_path, content):
     assert said.startswith("bad.npz: expected")
 
 
-def test_the_programs_real_entry_says_a_mistake_in_one_line_and_exits_2():
-    done = subprocess.run([MEDNORM, "study", "lungs"], capture_output=True, text=True, timeout=120)
+def test_the_programs_real_entry_says_a_mistake_in_one_line_and_exits_2(tmp_path):
+    done = subprocess.run([MEDNORM, "report", str(tmp_path)], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "mednorm: task: expected one of tissue, lung, got 'lungs'. Did you mean 'lung'?\n"
+    assert done.stderr.startswith(f"mednorm: {tmp_path / 'results.json'}: no such file.")
+    assert done.stderr.count("\n") == 1
 
 
 def test_the_completion_script_of_a_shell_is_printed():

@@ -29,7 +29,7 @@ def refused(path, message, **options):
 
 def test_a_classification_manifest_gives_every_image_with_its_label(tmp_path):
     images = read_manifest(table(tmp_path, labelled(tmp_path)))
-    assert (images.kind, images.classes, images.note) == ("classification", ("a", "b"), "")
+    assert (images.kind, images.classes) == ("classification", ("a", "b"))
     for split, labels, first in (("train", [1, 0], 0), ("val", [0, 1], 2), ("test", [1, 0], 4)):
         loaded = images.load(split)
         assert loaded.targets.tolist() == labels
@@ -156,6 +156,34 @@ def test_without_patients_images_are_divided(tmp_path):
     rows = classification(tmp_path, list("0101010101"))
     images = read_manifest(table(tmp_path, rows))
     assert [len(images.split(name)) for name in THREE] == [6, 2, 2]
+
+
+DIVIDED = "Divided into train, val and test by seed 7, as the manifest has no column split."
+UNKNOWN = "The manifest has no column patient: images of one patient may stand in several splits."
+
+
+@pytest.mark.parametrize(
+    ("columns", "note"),
+    [
+        ({"split": SPLITS, "patient": list("ppqqrr")}, ""),
+        ({"split": SPLITS}, UNKNOWN),
+        ({"patient": list("ppqqrr")}, DIVIDED),
+        ({}, f"{DIVIDED} {UNKNOWN}"),
+    ],
+)
+def test_the_note_says_what_the_manifest_leaves_open(tmp_path, columns, note):
+    assert read_manifest(table(tmp_path, classification(tmp_path, LABELS, **columns)), seed=7).note == note
+
+
+def test_images_that_are_not_divided_are_all_test_however_few_and_the_note_says_nothing_of_it(tmp_path):
+    images = read_manifest(table(tmp_path, classification(tmp_path, ["a", "b"])), classes=["a", "b"], divide=False)
+    assert [item.split for item in images.items] == ["test", "test"]
+    assert images.note == UNKNOWN
+
+
+def test_a_column_split_is_followed_whether_or_not_the_rest_would_be_divided(tmp_path):
+    images = read_manifest(table(tmp_path, labelled(tmp_path)), divide=False)
+    assert [item.split for item in images.items] == SPLITS
 
 
 def test_too_few_patients_to_divide_are_counted(tmp_path):

@@ -380,3 +380,11 @@ def test_a_size_of_the_wrong_rank_is_refused():
 def test_growing_is_linear():
     grown, _ = resized(torch.tensor([[[0.0, 4.0]]]), torch.tensor(0), (1, 4), "a")
     assert grown.flatten().tolist() == [0.0, 1.0, 3.0, 4.0]
+
+
+@pytest.mark.parametrize("size", [(3, 5), (3, 5, 2)])
+def test_an_image_of_the_size_asked_for_is_returned_as_it_is(size):
+    image, mask = torch.rand(2, *size), torch.randint(0, 3, size)
+    same, same_mask = resized(image, mask, size, "a")
+    assert same is image
+    assert same_mask is mask

@@ -49,3 +49,10 @@ def test_another_suffix_is_named(tmp_path):
 def test_a_medmnist_file_has_no_masks(tmp_path):
     with pytest.raises(DataError, match="expected a manifest for segmentation, got a MedMNIST file"):
         read(saved(tmp_path / "a.npz"), kind="segmentation")
+
+
+def test_a_manifest_named_by_itself_or_by_its_folder_is_left_undivided_where_asked(tmp_path):
+    path = table(tmp_path, classification(tmp_path, list("abab")))
+    for source in (path, tmp_path):
+        images = read(source, classes=["a", "b"], divide=False)
+        assert [item.split for item in images.items] == ["test"] * 4

@@ -120,3 +120,33 @@ def test_values_of_1e30_whose_variance_float32_cannot_hold_leave_the_running_sta
 def test_tiny_values_are_held_down_by_eps_as_in_the_oracle():
     x = images(IMAGE) * 1e-20
     assert_equal_to(BatchNorm(CHANNELS)(x), forward(to_numpy(x)).y, 1e-5)
+
+
+@pytest.mark.parametrize("momentum", [0.1, 1.0, None], ids=str)
+def test_a_variance_that_float16_cannot_hold_leaves_half_precision_statistics_alone_and_is_counted(momentum):
+    # Variance 4e6: float32 moments are finite, but the largest float16 is 65504 and the buffer became infinite.
+    layer = BatchNorm(CHANNELS, momentum=momentum, dtype=torch.float16)
+    layer(images(IMAGE, torch.float16))
+    before = bytes_of(layer)
+    x = images(IMAGE, torch.float16, seed=1)
+    x[:, 2] *= 2000 / x[:, 2].float().std().item()
+    y = layer(x)
+    after = bytes_of(layer)
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        assert after[name] == before[name]
+    assert layer.num_batches_skipped.item() == 1
+    assert layer.batch_moments.variance[2] > torch.finfo(torch.float16).max / 0.1
+    assert y.isfinite().all()
+
+
+def test_after_a_skipped_overflow_the_next_batch_counts_as_the_next_one_tracked():
+    disturbed, undisturbed = (BatchNorm(CHANNELS, momentum=None, dtype=torch.float16) for _ in range(2))
+    for layer in (disturbed, undisturbed):
+        layer(images(IMAGE, torch.float16, seed=1))
+        if layer is disturbed:
+            layer((images(IMAGE) * 2000).half())
+        layer(images(IMAGE, torch.float16, seed=2))
+    assert torch.equal(disturbed.running_var, undisturbed.running_var)
+    assert torch.equal(disturbed.running_mean, undisturbed.running_mean)
+    assert [layer.num_batches_tracked.item() for layer in (disturbed, undisturbed)] == [2, 2]
+    assert [layer.num_batches_skipped.item() for layer in (disturbed, undisturbed)] == [1, 0]

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import itertools
 import json
+import pathlib
 import re
 import subprocess
 import sys
@@ -111,8 +112,15 @@ def test_sentences_are_grouped_by_topic_in_the_fixed_order(page):
     findings = page.text[page.text.index("Quality ▲") : page.text.index("One row for each combination")]
     places = [findings.index(topic) for topic in ("Quality ", "Speed ", "Batch size ", "Cost ", "Data ", "Caution ")]
     assert places == sorted(places)
+    assert "▲ better With batch normalization the test Dice was higher than without" in findings
     assert "≈ not distinguishable Group and batch normalization could not be told apart" in findings
-    assert "Difference −0.00700 [−0.02000, +0.00600], 3 seeds." in findings
+
+
+def test_a_sentence_is_shown_as_it_is_and_nothing_is_added(page):
+    """A sentence holds its own numbers; the page once repeated the difference behind it."""
+    findings = page.text[page.text.index("Quality ▲") : page.text.index("One row for each combination")]
+    assert "could not be told apart at batch size 8. Speed ▲ better Batch normalization reached" in findings
+    assert "Difference" not in findings
 
 
 def test_every_image_has_a_text_and_every_table_a_caption(page):
@@ -202,9 +210,39 @@ def test_the_report_imports_nothing_heavy_and_nothing_else_of_the_package():
     code = (
         "import sys, mednorm.report\n"
         "heavy = {'torch', 'lightning', 'monai', 'numba', 'scipy', 'keras'}\n"
-        "ours = ('mednorm.report', 'mednorm.results', 'mednorm.errors', 'mednorm._version')\n"
+        "ours = ('mednorm.report', 'mednorm.results', 'mednorm.errors', 'mednorm.files', 'mednorm._version')\n"
         "sys.exit(' '.join(name for name in sys.modules if name.split('.')[0] in heavy\n"
         "    or (name.startswith('mednorm.') and not name.startswith(ours))) or None)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("kept")
+    results = make_results().model_copy(update={"runs": []})
+    with pytest.raises(RunError, match=r"file: expected a folder, or room for one, got: File exists"):
+        write_report(results, tmp_path, tmp_path / "file" / "page.html")
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_full_disk_leaves_the_old_page_and_no_part_of_the_new(tmp_path, monkeypatch):
+    (tmp_path / "report.html").write_text("the old page")
+
+    def full(path, content):
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+    with pytest.raises(RunError, match=r"report\.html: expected a place to write the report, got: .*No space left"):
+        write_report(make_results().model_copy(update={"runs": []}), tmp_path)
+    assert (tmp_path / "report.html").read_text() == "the old page"
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_study_that_names_no_regularizer_still_makes_a_page(tmp_path):
+    """The page once ended in an IndexError: the schema allows the list to be empty."""
+    results = make_results().model_copy(update={"runs": []})
+    study = results.study.model_copy(update={"regularizers": []})
+    page = _read(write_report(results.model_copy(update={"study": study}), tmp_path))
+    assert "findings" in [a.get("id") for tag, a in page.tags if tag == "section"]

@@ -14,7 +14,7 @@ def test_the_environment_names_versions_and_machine():
     found = describe_environment("mednorm study", "2026-01-01T00:00:00+00:00", "cpu")
     assert (found.command, found.started, found.device) == ("mednorm study", "2026-01-01T00:00:00+00:00", "cpu")
     assert found.mednorm == mednorm.__version__
-    assert (found.python, found.platform) == (platform.python_version(), platform.platform())
+    assert (found.python, found.platform) == (platform.python_version(), f"{platform.system()} {platform.machine()}")
     assert (found.cores, found.threads) == (os.cpu_count(), torch.get_num_threads())
     assert {name: importlib.metadata.version(name) for name in found.packages} == found.packages
     assert found.packages["torch"] == torch.__version__

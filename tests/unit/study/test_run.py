@@ -1,9 +1,13 @@
+import io
 import json
 import shutil
 import tomllib
 
+import nibabel
+import numpy as np
 import pytest
 from filelock import FileLock
+from rich.console import Console
 
 from mednorm.errors import ConfigError, RunError
 from mednorm.report import write_report
@@ -12,7 +16,11 @@ from mednorm.study.run import run_study
 from mednorm.study.settings import resolve
 from mednorm.study.summary import summarize
 from mednorm.tasks import find_task
+from mednorm.training.disk import load_settings
+from mednorm.training.evaluation import evaluate_run
+from mednorm.training.progress import progress_display
 from tests.studies import figures, read_figures
+from tests.unit.data.made import table
 
 
 def settings(data, **flags):
@@ -165,3 +173,59 @@ def test_figures_leave_out_what_no_two_studies_share(study_folder):
     assert "environment" not in shown
     assert shown["runs"][0]["metrics"] == content["runs"][0]["metrics"]
     assert "seconds_per_step" not in shown["runs"][0]
+
+
+def test_the_size_of_the_images_is_written_down_though_none_was_asked_for(study_folder, study_results):
+    assert study_results.study.settings["image_size"] is None
+    for run in study_results.runs:
+        assert load_settings(study_folder / "runs" / run.name).image_size == [12, 12]
+
+
+def test_what_a_killed_study_left_half_written_is_cleared_away(lung_npz, tmp_path):
+    (tmp_path / ".results.json.123.partial").write_text("half")
+    run_study(settings(lung_npz), tmp_path, "")
+    assert [path.name for path in tmp_path.glob(".*")] == [".lock"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_finished_runs_are_said_one_a_line_where_no_bar_can_be_shown(lung_npz, tmp_path, terminal):
+    lines = []
+    display = progress_display(console=Console(file=io.StringIO(), force_terminal=terminal), disable=True)
+    run_study(settings(lung_npz, seeds=[0, 1]), tmp_path, "", display, lines.append)
+    finished = [line.split(":")[0] for line in lines[2:]]
+    assert finished == ([] if terminal else ["1/2 none-none-b16-s0", "2/2 none-none-b16-s1"])
+
+
+def write_volumes(folder):
+    """Write NIfTI volumes, 16 voxels a side, with a bright ball whose mask is known: 4 train, 2 val, 2 test."""
+    rng, rows = np.random.default_rng(0), []
+    away = np.linalg.norm(np.indices((16, 16, 16)) - 7.5, axis=0)
+    for number, split in enumerate(["train"] * 4 + ["val"] * 2 + ["test"] * 2):
+        ball = (away < 4 + number % 3).astype(np.uint8)
+        image = (100 * ball + rng.normal(0, 10, ball.shape)).astype(np.float32)
+        for name, values in (("image", image), ("mask", ball)):
+            nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), folder / f"{name}{number}.nii.gz")
+        row = {"image": f"image{number}.nii.gz", "mask": f"mask{number}.nii.gz", "patient": f"p{number}"}
+        rows.append(row | {"split": split})
+    return table(folder, rows)
+
+
+@pytest.mark.slow
+def test_volumes_in_a_manifest_are_studied_from_their_files_to_the_page(tmp_path):
+    data, out = write_volumes(tmp_path), tmp_path / "out"
+    flags = {"data": str(data), "norms": ["none", "batch"], "regularizers": ["none"], "seeds": [0]}
+    results = run_study(resolve("tissue", None, {}, flags | {"batch_sizes": [2], "epochs": 1}), out, "")
+    study = results.study
+    assert (study.data.shape, study.data.images) == ([1, 16, 16, 16], {"train": 4, "val": 2, "test": 2})
+    assert (study.data.classes, study.data.note) == (["background", "1"], "")
+    assert study.data.patients == {"train": 4, "val": 2, "test": 2}
+    assert [run.status for run in results.runs] == ["finished", "finished"]
+    assert all(0 <= run.metrics["test_dice"] <= 1 for run in results.runs)
+    with np.load(out / results.runs[0].samples) as file:
+        assert (file["image"].shape, file["truth"].shape) == ((2, 1, 16, 16), (2, 16, 16))
+        stored = np.asarray(nibabel.load(tmp_path / "image6.nii.gz").dataobj)
+        np.testing.assert_array_equal(file["image"][0, 0], stored[..., 8])
+    page = write_report(read_results(out / "results.json"), out).read_text(encoding="utf-8")
+    assert page.count('<img src="data:image/png;base64,') == 2 * 2 * 3  # norms, images, and each with truth and prediction
+    assert "1 × 16 × 16 × 16 images for segmentation" in page
+    assert evaluate_run(out / "runs" / "batch-none-b2-s0", None, "all")[0] == 8

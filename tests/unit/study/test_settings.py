@@ -187,3 +187,16 @@ def test_every_run_shares_the_settings_of_the_study_and_knows_its_classes_and_da
     for run in settings(**shared).runs(("well", "ill"), (24, 16), "abc"):
         assert {key: getattr(run, key) for key in shared} == shared
         assert (run.classes, run.image_size, run.digest) == (["well", "ill"], [24, 16], "abc")
+
+
+def test_the_star_applies_regularizers_to_all_norms_where_neither_none_nor_batch_is_studied():
+    arms = settings(norms=["group", "instance"], batch_sizes=[8]).arms()
+    assert arms == [("group", "none", 8), ("instance", "none", 8), ("group", "l2", 8), ("instance", "l2", 8)]
+
+
+def test_the_full_preset_of_lung_studies_every_norm_regularizer_and_batch_size_of_tissue():
+    full, tissue = resolve("lung", "full", {}, {}), resolve("tissue", "default", {}, {})
+    assert (full.norms, full.regularizers) == (tissue.norms, tissue.regularizers)
+    assert (full.batch_sizes, full.seeds) == (tissue.batch_sizes, tissue.seeds)
+    assert full.norms == ["none", "batch", "group", "instance"]
+    assert full.base_batch_size == 32

@@ -191,9 +191,7 @@ def test_the_batch_size_is_chosen_by_validation_and_not_by_test():
         *arm("none", [0.5, 0.5], size=2), *arm("batch", [0.70, 0.70], vals=(0.9,), size=2),
     ]  # fmt: skip
     texts = [statement.text for statement in said(runs, "batch_size")]
-    expected = (
-        "With batch normalization, validation chooses batch size 2 of 2, 8; test AUC there is 0.700 [0.700, 0.700]."
-    )
+    expected = "With batch normalization, validation chooses batch size 2 of 2, 8; test AUC there is 0.700."
     assert expected in texts
     assert [text for text in texts if text.startswith("Batch normalization against none at batch size 2:")]
     assert not [text for text in texts if "at batch size 8" in text]
@@ -290,3 +288,41 @@ def test_running_statistics_that_had_too_few_steps_are_cautioned_about():
     assert not [s for s in said(arm("batch", [0.8, 0.9]), "caution") if "running statistics" in s.text]
     none = [*arm("none", [0.8, 0.9]), *arm("none", [0.8, 0.9], size=80)]
     assert not [s for s in said(none, "caution") if "running statistics" in s.text]
+
+
+def test_gradient_ratios_that_cannot_be_told_apart_are_said_to_be_so():
+    runs = [
+        run(norm, seed, epochs=[epoch(1, 0.5, gradients={"a": ratio, "b": 1.0})])
+        for norm, ratios in (("none", [0.1, 0.3, 0.2]), ("batch", [0.3, 0.1, 0.25]))
+        for seed, ratio in enumerate(ratios)
+    ]
+    (only,) = said(runs, "gradients")
+    assert only.verdict == "not distinguishable"
+    assert only.text.endswith("over 3 paired seeds: not distinguishable.")
+
+
+@pytest.mark.parametrize(("steps", "cautioned"), [(43, True), (44, False)])
+def test_the_caution_about_running_statistics_ends_where_one_percent_is_left(steps, cautioned):
+    """0.9^43 is 1.08 %, 0.9^44 is 0.97 %."""
+    runs = arm("batch", [0.8, 0.9])
+    data = study_of(runs).data.model_copy(update={"images": {"train": 15, "val": 1, "test": 1}})  # one step an epoch
+    texts = [s.text for s in said(runs, "caution", epochs=steps, data=data) if "running statistics" in s.text]
+    assert [("(1% at batch size 8)" in text) for text in texts] == [True] * cautioned
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_every_sentence_about_a_difference_holds_it_with_its_interval(seeds):
+    """The page and the command line print the sentence alone."""
+    none, batch = ([value + seed**2 / 100 for seed in range(seeds)] for value in (0.5, 0.8))
+    runs = [
+        *arm("none", none, train=0.7), *arm("batch", [v + v**2 / 50 for v in batch], train=0.9),
+        *arm("none", none, size=2), *arm("batch", [v + v**2 / 50 for v in batch], size=2),
+        *arm("none", none, regularizer="l2"), *arm("batch", [v + v**2 / 50 for v in batch], regularizer="l2"),
+    ]  # fmt: skip
+    told = [statement for statement in said(runs, target=0.7) if statement.difference is not None]
+    assert {s.topic for s in told} == {
+        "quality", "speed", "batch_size", "regularizer", "overfitting", "gradients", "cost",
+    }  # fmt: skip
+    for statement in told:
+        digits = 1 if statement.topic in ("speed", "cost") else 3
+        assert f"difference {statement.difference.text(digits, signed=True)} " in statement.text

@@ -9,6 +9,7 @@ from mednorm.tasks import TASKS, find_task
 from mednorm.tasks.judge import ClassificationJudge, SegmentationJudge, SegmentationLoss
 from mednorm.tasks.networks import StandardizeByTraining, StandardizeEach
 from tests.studies import write_npz
+from tests.unit.data.made import THREE, segmentation, table
 
 
 def with_classes(path, count):
@@ -87,13 +88,31 @@ def test_the_embedded_images_of_another_seed_have_another_digest():
     assert first != other
 
 
-def test_a_split_that_lacks_a_class_is_refused_with_both_named(lung_npz, tmp_path):
+@pytest.mark.parametrize(("split", "left", "lost"), [("val", 0, "pneumonia"), ("test", 1, "normal")])
+def test_a_split_that_lacks_a_class_is_refused_with_both_named(lung_npz, tmp_path, split, left, lost):
     with np.load(lung_npz) as file:
         content = dict(file)
-    content["val_labels"] = np.zeros_like(content["val_labels"])
+    content[f"{split}_labels"] = np.full_like(content[f"{split}_labels"], left)
     np.savez(tmp_path / "poor.npz", **content)
-    with pytest.raises(DataError, match=r"poor\.npz: expected every class in split 'val', got no image of pneumonia"):
+    with pytest.raises(
+        DataError, match=rf"poor\.npz: expected every class in split '{split}', got no image of {lost}\."
+    ):
         find_task("lung").prepare(str(tmp_path / "poor.npz"))
+
+
+@pytest.mark.parametrize("empty", [1, 2])
+def test_a_split_whose_masks_are_background_alone_is_refused(tmp_path, empty):
+    masks = [np.full((4, 6), number != empty, np.uint8) for number in range(3)]
+    path = table(tmp_path, segmentation(tmp_path, masks, THREE))
+    expected = rf"manifest\.csv: expected masks in split '{THREE[empty]}' to hold more than background"
+    with pytest.raises(DataError, match=expected):
+        find_task("tissue").prepare(str(path))
+
+
+def test_a_split_without_one_of_several_tissues_is_used(tmp_path):
+    masks = [np.array([[0, 0, 1, 1, 2, 2]] * 4, np.uint8), *[np.array([[0, 0, 1, 1, 1, 1]] * 4, np.uint8)] * 2]
+    prepared = find_task("tissue").prepare(str(table(tmp_path, segmentation(tmp_path, masks, THREE))))
+    assert prepared.images.classes == ("background", "1", "2")
 
 
 def test_x_rays_are_scaled_by_the_training_images_and_mr_each_by_itself(lung_npz):

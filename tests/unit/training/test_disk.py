@@ -8,7 +8,15 @@ from torch import nn
 
 from mednorm.errors import ConfigError, RunError
 from mednorm.results import Epoch, LayerSummary
-from mednorm.training.disk import AtomicCheckpoints, flat, load_settings, load_weights, metrics_csv, open_run
+from mednorm.training.disk import (
+    AtomicCheckpoints,
+    exclusive,
+    flat,
+    load_settings,
+    load_weights,
+    metrics_csv,
+    open_run,
+)
 from tests.studies import run_settings
 
 SETTINGS = run_settings(regularizer="dropout+l2", learning_rate=0.1 + 0.2, classes=["normal", "ill, or “so”"])
@@ -153,3 +161,28 @@ def test_the_table_leaves_cells_empty_that_only_other_epochs_have():
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [row["val_loss"] for row in rows] == ["", "0.25", ""]
     assert [row["train_loss"] for row in rows] == ["0.5", "0.5", ""]
+
+
+def test_a_held_folder_is_made_and_let_go_of_whatever_happens(tmp_path):
+    folder = tmp_path / "new" / "out"
+    with pytest.raises(ZeroDivisionError), exclusive(folder):
+        1 / 0  # noqa: B018
+    with exclusive(folder):
+        assert folder.is_dir()
+
+
+def test_a_folder_that_is_held_is_refused_and_what_its_holder_writes_is_left_alone(tmp_path):
+    with exclusive(tmp_path):
+        (tmp_path / ".last.ckpt.1.partial").write_bytes(b"being written")
+        expected = rf"{re.escape(str(tmp_path))}: another mednorm works in this folder\. Wait for it, or choose"
+        with pytest.raises(RunError, match=expected), exclusive(tmp_path):
+            pytest.fail("held twice")
+        assert (tmp_path / ".last.ckpt.1.partial").read_bytes() == b"being written"
+
+
+def test_holding_a_folder_clears_half_written_files_and_no_others(tmp_path):
+    kept = [".hidden", "last.ckpt", "notes.partial"]
+    for name in [*kept, ".last.ckpt.1.partial", ".results.json.77.partial"]:
+        (tmp_path / name).touch()
+    with exclusive(tmp_path):
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", ".lock", "last.ckpt", "notes.partial"]

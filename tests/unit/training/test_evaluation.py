@@ -1,3 +1,4 @@
+import io
 import re
 import shutil
 
@@ -6,10 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from mednorm.data import Arrays
 from mednorm.errors import ConfigError, DataError, RunError
 from mednorm.tasks import find_task
-from mednorm.training.evaluation import evaluate_run, evaluation_mode
+from mednorm.training.evaluation import evaluate_run, evaluation_mode, samples
 from tests.studies import write_npz
+from tests.unit.data.made import picture, table
 
 RUN = "batch-dropout-b16-s0"
 
@@ -167,3 +170,64 @@ def test_the_samples_are_evenly_spaced_test_images_with_what_the_kept_network_sa
     with torch.no_grad():
         expected = network(torch.from_numpy(images[rows]).float()[:, None]).softmax(1)
     np.testing.assert_allclose(sample["probability"], expected.numpy(), atol=1e-5)
+
+
+@pytest.fixture
+def two_images(tmp_path):
+    """A manifest of two images, too few to be divided."""
+    rows = []
+    for number, label in enumerate(("normal", "pneumonia")):
+        picture(tmp_path / f"{number}.png", np.full((12, 12), 100 * number, np.uint8))
+        rows.append({"image": f"{number}.png", "label": label})
+    return str(table(tmp_path, rows))
+
+
+def test_all_images_of_data_without_splits_are_judged_without_dividing_them(folder, two_images):
+    assert evaluate_run(folder, two_images, "all")[0] == 2
+
+
+def test_one_split_of_data_without_splits_still_divides_them(folder, two_images):
+    with pytest.raises(DataError, match=r"expected at least 3 patients .* got 2"):
+        evaluate_run(folder, two_images, "test")
+
+
+def sampled(images, targets, network, task="tissue"):
+    names = tuple(f"image {number}" for number in range(len(images)))
+    arrays = Arrays(images, targets, names, ("Geneva", *(None,) * (len(images) - 1)), (None,) * len(images))
+    with np.load(io.BytesIO(samples(network, find_task(task), arrays))) as file:
+        return dict(file)
+
+
+def test_samples_of_volumes_are_their_middle_slices():
+    images, truth = torch.rand(7, 1, 4, 5, 6), torch.randint(0, 2, (7, 4, 5, 6))
+    network = nn.Conv3d(1, 2, 1)
+    found = sampled(images, truth, network)
+    np.testing.assert_array_equal(found["image"], images[:6, :, :, :, 3])
+    np.testing.assert_array_equal(found["truth"], truth[:6, :, :, 3])
+    np.testing.assert_array_equal(found["prediction"], network(images[:6]).argmax(1)[..., 3])
+    assert found["name"].tolist() == [f"image {number}" for number in range(6)]
+    assert found["site"].tolist() == ["Geneva", "", "", "", "", ""]
+
+
+def test_samples_in_the_plane_are_whole():
+    images, truth = torch.rand(6, 1, 4, 5), torch.randint(0, 2, (6, 4, 5))
+    found = sampled(images, truth, nn.Conv2d(1, 2, 1))
+    np.testing.assert_array_equal(found["image"], images)
+    np.testing.assert_array_equal(found["truth"], truth)
+
+
+def test_a_sample_of_a_classified_volume_keeps_its_label():
+    images, truth = torch.rand(6, 1, 4, 5, 6), torch.tensor([0, 1, 1, 0, 1, 0])
+    found = sampled(images, truth, nn.Sequential(nn.Flatten(), nn.Linear(120, 2)), task="lung")
+    assert found["image"].shape == (6, 1, 4, 5)
+    assert found["truth"].tolist() == truth.tolist()
+
+
+@pytest.mark.parametrize(("channels", "shown"), [(1, 1), (2, 1), (3, 3), (4, 1), (5, 1)])
+@pytest.mark.parametrize("size", [(4, 5), (4, 5, 6)], ids=str)
+def test_samples_show_one_channel_or_three(channels, shown, size):
+    images = torch.rand(6, channels, *size)
+    layer = (nn.Conv2d, nn.Conv3d)[len(size) - 2](channels, 2, 1)
+    found = sampled(images, torch.zeros(6, *size, dtype=torch.long), layer)
+    plane = images[:, :shown] if len(size) == 2 else images[:, :shown, :, :, 3]
+    np.testing.assert_array_equal(found["image"], plane)

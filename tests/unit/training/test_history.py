@@ -1,5 +1,6 @@
 import csv
 from dataclasses import replace
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from mednorm.tasks import find_task
+from mednorm.tasks.judge import ClassificationJudge
 from mednorm.tasks.networks import fit_input_scaling
 from mednorm.training.batches import training_loader
 from mednorm.training.run import train
@@ -170,3 +172,18 @@ def test_training_metrics_are_taken_over_all_images_of_the_epoch(prepared, tmp_p
     assert run.epochs[0].train_loss == pytest.approx(
         nn.functional.cross_entropy(logits, train_set.targets).item(), rel=1e-5
     )
+
+
+def test_the_clock_of_the_step_does_not_count_the_metrics(prepared, tmp_path, monkeypatch):
+    """Time stands still but for the metrics, which take 100 s a batch: three in training, one in validation."""
+    now = [0.0]
+    update = ClassificationJudge.update
+
+    def slow(judge, outputs, targets):
+        now[0] += 100
+        update(judge, outputs, targets)
+
+    monkeypatch.setattr(ClassificationJudge, "update", slow)
+    monkeypatch.setattr("mednorm.training.history.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    run = train(run_settings(epochs=1), LUNG, prepared, tmp_path)
+    assert (run.epochs[0].seconds_per_step, run.epochs[0].seconds) == (0, 400)

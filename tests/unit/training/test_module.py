@@ -51,7 +51,7 @@ def test_the_training_loss_includes_the_penalty_and_the_recorded_loss_does_not()
     made = module(regularizer="l2", l2=10.0)
     made.network[3].p = 0.0
     images, labels = torch.randn(6, 1, 4, 4), torch.arange(6) % 2
-    total = made.training_step((images, labels), 0).item()
+    total = made.training_step((images, labels), 0)["loss"].item()
     assert total == pytest.approx(made.mean("train_loss") + made.mean("penalty"))
     assert made.mean("train_loss") == pytest.approx(nn.functional.cross_entropy(made.network(images), labels).item())
 
@@ -72,3 +72,14 @@ def test_the_optimizer_is_the_one_asked_for_without_a_decay_of_its_own(name, kin
     optimizer = module(optimizer=name, learning_rate=0.02).configure_optimizers()
     assert type(optimizer) is kind
     assert {(group["lr"], group["weight_decay"]) for group in optimizer.param_groups} == {(0.02, 0)}
+
+
+def test_training_batches_are_judged_when_the_step_is_over_and_not_in_it():
+    made = module()
+    images, labels = torch.randn(6, 1, 4, 4), torch.arange(6) % 2
+    outputs = made.training_step((images, labels), 0)
+    assert made.metrics("train") == {"auc": None, "accuracy": None}
+    made.on_train_batch_end(outputs, (images, labels), 0)
+    right = (outputs["logits"].argmax(1) == labels).double().mean().item()
+    assert made.metrics("train")["accuracy"] == pytest.approx(right)
+    assert not outputs["logits"].requires_grad
