@@ -139,7 +139,8 @@ class _Speaker:
             said.insert(0, Statement(topic="data", verdict="info", text=self.study.data.note))
         diverged = [run.name for run in self.runs if run.status == "diverged"]
         if diverged:
-            text = f"The loss stopped being a number in {', '.join(diverged)}; the epochs before that were judged, if any."
+            names = ", ".join(diverged)
+            text = f"The loss stopped being a number in {names}; the epochs before that were judged, if any."
             said.append(Statement(topic="caution", verdict="worse", text=text))
         text = (
             "All arms share one learning rate and number of epochs; an arm that needs others is not at its best here."

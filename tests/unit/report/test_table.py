@@ -53,3 +53,11 @@ def test_an_arm_with_a_diverged_run_says_so():
     place = [(arm.norm, arm.batch_size) for arm in results.summary].index(("none", 2))
     assert [cell.notes for i, cell in enumerate(cells) if i != place] == [()] * (len(cells) - 1)
     assert cells[place].notes == ("1 diverged",)
+
+
+def test_seconds_to_target_and_gradient_ratio_are_those_of_the_summary():
+    results = make_results()
+    table = arms_table(results)
+    for title, field in (("seconds to target", "seconds_to_target"), ("gradient ratio", "gradient_ratio")):
+        shown = [float(cell.sort) if cell.sort else None for cell in _column(table, title)]
+        assert shown == [getattr(arm, field).mean for arm in results.summary]

@@ -226,6 +226,7 @@ def test_volumes_in_a_manifest_are_studied_from_their_files_to_the_page(tmp_path
         stored = np.asarray(nibabel.load(tmp_path / "image6.nii.gz").dataobj)
         np.testing.assert_array_equal(file["image"][0, 0], stored[..., 8])
     page = write_report(read_results(out / "results.json"), out).read_text(encoding="utf-8")
-    assert page.count('<img src="data:image/png;base64,') == 2 * 2 * 3  # norms, images, and each with truth and prediction
+    pictures = page.count('<img src="data:image/png;base64,')
+    assert pictures == 2 * 2 * 3  # norms, images, and each with truth and prediction
     assert "1 × 16 × 16 × 16 images for segmentation" in page
     assert evaluate_run(out / "runs" / "batch-none-b2-s0", None, "all")[0] == 8

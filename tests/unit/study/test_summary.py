@@ -44,6 +44,15 @@ def test_values_that_all_agree_have_no_spread_to_build_an_interval_from():
     assert estimate([4, 4, 4]) == Estimate(n=3, mean=4, std=0, low=None, high=None)
 
 
+def test_values_that_differ_by_rounding_alone_have_no_interval():
+    """Seeds 0.1 apart each: 0.3 − 0.2 and 0.2 − 0.1 differ in the last digit, which once made any gap "better"."""
+    values = [0.3 - 0.2, 0.2 - 0.1, 0.8 - 0.7]
+    assert len(set(values)) == 3
+    shown = estimate(values)
+    assert (shown.n, shown.mean, shown.low, shown.high) == (3, pytest.approx(0.1), None, None)
+    assert estimate([0.1, 0.1 + 1e-9, 0.1]).low is not None
+
+
 def test_a_large_offset_does_not_spoil_the_deviation():
     assert estimate([1e9 + 1, 1e9 + 2, 1e9 + 3]).std == pytest.approx(1.0)
 
