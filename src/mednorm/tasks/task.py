@@ -156,8 +156,8 @@ def _check_classes(images: ImageSet, arrays: Mapping[str, Arrays]) -> None:
         missing = [name for number, name in enumerate(images.classes) if number not in present]
         if images.kind == "segmentation" and present <= {0}:
             raise DataError(
-                f"{images.source}: expected masks in split {split!r} to hold more than background, got background alone. "
-                "Add images with a structure to it, or try another --split-seed."
+                f"{images.source}: expected masks in split {split!r} to hold a structure, got background alone. "
+                "Add images that show one, or try another --split-seed."
             )
         if images.kind == "classification" and missing:
             raise DataError(
