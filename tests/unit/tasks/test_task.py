@@ -104,7 +104,7 @@ def test_a_split_that_lacks_a_class_is_refused_with_both_named(lung_npz, tmp_pat
 def test_a_split_whose_masks_are_background_alone_is_refused(tmp_path, empty):
     masks = [np.full((4, 6), number != empty, np.uint8) for number in range(3)]
     path = table(tmp_path, segmentation(tmp_path, masks, THREE))
-    expected = rf"manifest\.csv: expected masks in split '{THREE[empty]}' to hold more than background"
+    expected = rf"manifest\.csv: expected masks in split '{THREE[empty]}' to hold a structure, got background alone"
     with pytest.raises(DataError, match=expected):
         find_task("tissue").prepare(str(path))
 
