@@ -6,6 +6,7 @@
 PYTHON ?= python3
 OUT ?= demo
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --quiet --constraint constraints.txt
 
 .PHONY: demo setup test unit lint types fmt bench docs schema clean
@@ -16,10 +17,10 @@ demo: .venv/.study
 setup: .venv/.setup
 
 test: .venv/.setup
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 unit: .venv/.setup
-	$(BIN)/python -m pytest -m "not slow" tests/unit tests/properties tests/docs src
+	$(PYTEST) -m "not slow" tests/unit tests/properties tests/docs src
 
 lint: .venv/.setup
 	$(BIN)/ruff check .

@@ -54,6 +54,12 @@ def sentences(results: Results) -> str:
     return "\n".join(f"- {statement.text}" for statement in results.statements) + "\n"
 
 
+def headlines(results: Results) -> str:
+    """Show what a study says of quality, and whatever it could distinguish."""
+    chosen = [s for s in results.statements if s.topic == "quality" or s.verdict in ("better", "worse")]
+    return "\n".join(f"- {statement.text}" for statement in chosen) + "\n"
+
+
 def facts(results: Results, language: str) -> str:
     """Say how the figures were made."""
     made = results.environment
@@ -81,6 +87,7 @@ def parts() -> dict[str, Callable[[], str]]:
         for language in HEADERS:
             known[f"{path.stem} table {language}"] = lambda r=results, lang=language: table(r, lang)  # type: ignore[misc]
             known[f"{path.stem} facts {language}"] = lambda r=results, lang=language: facts(r, lang)  # type: ignore[misc]
+        known[f"{path.stem} headlines"] = lambda r=results: headlines(r)  # type: ignore[misc]
         known[f"{path.stem} sentences"] = lambda r=results: sentences(r)  # type: ignore[misc]
     return known
 

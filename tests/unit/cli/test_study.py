@@ -1,5 +1,7 @@
 import json
+import shlex
 import shutil
+import sys
 
 import pytest
 from filelock import FileLock
@@ -99,4 +101,4 @@ def test_other_settings_in_the_same_folder_are_said_in_one_line(capsys, copied, 
 
 
 def test_the_command_is_written_down(copied, study_results):
-    assert study_results.environment.command.startswith("mednorm ")
+    assert study_results.environment.command == shlex.join(["mednorm", *sys.argv[1:]])
