@@ -23,10 +23,14 @@ def study(
     config: Annotated[
         Path | None, typer.Option("--config", help="A study.toml; options override it.", metavar="FILE")
     ] = None,
-    preset: Annotated[str | None, typer.Option("--preset", help="Where settings start from: default or quick.")] = None,
-    norms: Annotated[str | None, typer.Option("--norms", help="Of none,batch,group,instance.")] = None,
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="Where settings start from: quick, default, for lung also full.")
+    ] = None,
+    norms: Annotated[
+        str | None, typer.Option("--norms", help="Of none, batch, group, instance; commas between.")
+    ] = None,
     regularizers: Annotated[
-        str | None, typer.Option("--regularizers", help="Of none,dropout,l1,l2 and sums such as dropout+l2.")
+        str | None, typer.Option("--regularizers", help="Of none, dropout, l1, l2 and sums such as dropout+l2.")
     ] = None,
     batch_sizes: Annotated[str | None, typer.Option("--batch-sizes", help="Such as 2,4,8,16,32.")] = None,
     base_batch_size: Annotated[int | None, typer.Option("--base-batch-size", help="Where the others vary.")] = None,
