@@ -75,6 +75,7 @@ def _arrays(path: Path) -> tuple[dict[str, Array], list[str]]:
             arrays = {key: _one(archive, key, name) for key in _KEYS}
             return arrays, [key for key in archive.files if key not in _KEYS]
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+        # The last is what zipfile raises for a kind of compression that it does not know.
         raise DataError(
             f"{name}: expected a complete npz archive, got {_said(error)}. Download or save it again."
         ) from None
