@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mednorm.data import describe, read
+from mednorm.data import check_uniform, describe, load_mask, manifest_of_folders, read, read_image, write_mask
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -97,3 +97,27 @@ def test_brain_volumes_are_read_from_a_manifest_of_absolute_paths(tmp_path):
     np.testing.assert_array_equal(loaded.targets[0].numpy(), labels)
     assert set(np.unique(labels)) <= {0, 1, 2, 3, 4}
     assert labels.any()
+
+
+def test_brain_volumes_of_two_modalities_are_collected_and_read_as_channels(tmp_path):
+    patterns = ["Flair*.nii.gz", "T1c*.nii.gz"]
+    assert manifest_of_folders(DATA / "brain3d", patterns, "OTMultiClass.nii.gz", tmp_path / "manifest.csv") == 2
+    images = read(tmp_path, classes=["background", "1", "2", "3", "4"], divide=False)
+    assert check_uniform(images) == ((1.0, 1.0, 1.0), "LPS")
+    item = images.items[1]
+    pixels, target = images.pixels(item)
+    assert pixels.shape == (2, 240, 240, 155)
+    for channel, path in enumerate(item.image):
+        np.testing.assert_array_equal(pixels[channel].numpy(), nibabel.load(path).get_fdata(dtype=np.float32))
+    np.testing.assert_array_equal(target.numpy(), np.asarray(nibabel.load(item.mask).dataobj))
+
+
+def test_a_mask_written_on_a_brain_volume_has_its_affine(tmp_path):
+    folder = DATA / "brain3d" / "brats_2013_pat0005_1"
+    image = read_image(folder / "Flair_subtrMeanDivStd.nii.gz")
+    mask = load_mask(folder / "OTMultiClass.nii.gz")
+    written = nibabel.load(write_mask(mask, image, tmp_path / "tumour"))
+    original = nibabel.load(folder / "Flair_subtrMeanDivStd.nii.gz")
+    np.testing.assert_array_equal(written.affine, original.affine)
+    assert written.header.get_zooms() == original.header.get_zooms()
+    np.testing.assert_array_equal(np.asarray(written.dataobj), mask)

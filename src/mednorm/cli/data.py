@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -48,3 +49,29 @@ def describe(
         typer.echo(json_module.dumps(description.to_dict(), indent=1))
     else:
         show_description(description, o.console)
+
+
+@data_app.command()
+def manifest(
+    folder: Annotated[Path, typer.Argument(help="Holds one folder a patient.", metavar="FOLDER")],
+    image: Annotated[
+        list[str],
+        typer.Option("--image", help="Fits one file in every folder; once for each channel.", metavar="PATTERN"),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The manifest to write, a new .csv.", metavar="FILE")],
+    mask: Annotated[
+        str | None, typer.Option("--mask", help="Fits the mask, one in every folder.", metavar="PATTERN")
+    ] = None,
+) -> None:
+    """Write a manifest of images that lie in one folder a patient.
+
+    Quote the patterns, so that the shell leaves them as they are.
+
+    Example:
+      mednorm data manifest brain3d --image "Flair*.nii.gz" --image "T1c*.nii.gz" --mask "OT*.nii.gz" --out manifest.csv
+    """
+    from mednorm.data import manifest_of_folders
+
+    count = manifest_of_folders(folder, image, mask, out)
+    o.console.print(f"patients {count}", highlight=False)
+    o.tell("manifest", out)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mednorm.data import pixels
+from mednorm.data.geometry import TOLERANCE, geometry_at, geometry_of, said
 from mednorm.errors import DataError
 
 Kind = Literal["classification", "segmentation"]
@@ -27,7 +28,8 @@ class Item:
     Attributes:
         where: where it came from, such as ``"manifest.csv row 3 (images/a.png)"``; part of every message about it.
         split: ``"train"``, ``"val"`` or ``"test"``.
-        image: a file, or an array ``(C, *spatial)``.
+        image: a file, a folder that holds a DICOM series, several files of one channel each, or an array
+            ``(C, *spatial)``.
         mask: a file, or an array ``(*spatial)`` of class numbers; None for classification.
         label: class number; None for segmentation.
         patient: who was imaged, where known: one patient is in one split only.
@@ -37,7 +39,7 @@ class Item:
 
     where: str
     split: Split
-    image: Path | np.ndarray[Any, Any]
+    image: Path | tuple[Path, ...] | np.ndarray[Any, Any]
     mask: Path | np.ndarray[Any, Any] | None = None
     label: int | None = None
     patient: str | None = None
@@ -47,21 +49,35 @@ class Item:
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """A whole split in memory, one row an image, in the order of the items.
+    """Images in memory, one row an image, in the order of the items.
 
     Attributes:
-        images: float32 ``(N, C, *spatial)``, raw intensities in the units of the file.
-        targets: int64, labels ``(N,)`` or masks ``(N, *spatial)``.
+        images: float32 ``(N, C, *spatial)``, raw intensities in the units of the file; a tuple of ``(C, *spatial)``
+            where they were loaded unstacked, so that volumes may differ in size.
+        targets: int64, labels ``(N,)`` or masks ``(N, *spatial)``; a tuple like the images where they are one.
         names: where each image came from.
         sites: hospital or scanner of each, None where unknown.
         patients: patient of each, None where unknown.
+        spacings: size of a voxel in mm along each spatial axis, None where the file does not say.
     """
 
-    images: Tensor
-    targets: Tensor
+    images: Tensor | tuple[Tensor, ...]
+    targets: Tensor | tuple[Tensor, ...]
     names: tuple[str, ...]
     sites: tuple[str | None, ...]
     patients: tuple[str | None, ...]
+    spacings: tuple[tuple[float, ...] | None, ...]
+
+    def take(self, rows: Sequence[int]) -> Arrays:
+        """Choose some rows, in the order given; a copy, unless they are neighbours in order."""
+
+        def chosen(column: Any) -> Any:
+            if isinstance(column, tuple):
+                return tuple(column[row] for row in rows)
+            neighbours = list(rows) == list(range(rows[0], rows[0] + len(rows)))
+            return column[rows[0] : rows[0] + len(rows)] if neighbours else column[list(rows)]
+
+        return Arrays(*(chosen(getattr(self, field.name)) for field in fields(self)))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -75,6 +91,7 @@ class ImageSet:
             train masks. `classes` holds what was given or found.
         items: every image of every split.
         note: what a reader of results must know about these images.
+        independent: False where images are no separate draws from a population, so that resampling them says nothing.
 
     Example:
         >>> import numpy as np
@@ -94,13 +111,14 @@ class ImageSet:
     class_names: Sequence[str] | None
     items: tuple[Item, ...]
     note: str = ""
+    independent: bool = True
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """Name of every class, in the order of the numbers.
 
-        Where none were given they are ``"background"``, ``"1"``, … up to the largest value in the train masks, which
-        are then all read once, when this is first asked for.
+        Where none were given they are ``"background"``, ``"1"``, … up to the largest value in the train masks (all
+        masks, where nothing is said to be train), which are then all read once, when this is first asked for.
 
         Raises:
             DataError: fewer than two classes, one twice, or none to be found.
@@ -135,14 +153,16 @@ class ImageSet:
             or a mask ``(*spatial)``.
 
         Raises:
-            DataError: unreadable, NaN or inf in the image, no target, a mask of another size, a label or a mask value
-                outside the classes.
+            DataError: unreadable, NaN or inf in the image, no target, files of one volume that lie differently, a mask
+                of another size, a label or a mask value outside the classes.
         """
         image = pixels.as_float(pixels.image_of(item.image, item.where), item.where)
         return torch.from_numpy(image), self.target(item, image.shape[1:])
 
     def target(self, item: Item, size: tuple[int, ...]) -> Tensor:
         """Read the target of one image whose spatial size is given, and check it; see `pixels`."""
+        if isinstance(item.image, tuple):
+            geometry_of(item)  # which compares the files
         if self.kind == "classification":
             return torch.tensor(_label_of(item, self.classes))
         mask = _mask_of(item)
@@ -151,6 +171,7 @@ class ImageSet:
                 f"{item.where}: expected a mask of the size of its image, {size}, got {mask.shape}. "
                 "Draw or resample the mask on the grid of the image."
             )
+        _same_place(item)
         largest = int(mask.max(initial=0))
         if largest >= len(self.classes):
             raise DataError(
@@ -160,36 +181,51 @@ class ImageSet:
         return torch.from_numpy(mask)
 
     def load(self, name: Split, *, size: Sequence[int] | None = None) -> Arrays:
-        """Read and check every pixel of a split.
-
-        Args:
-            name: ``"train"``, ``"val"`` or ``"test"``.
-            size: resample every image to these spatial sizes in voxels, whatever its proportions: by areas where it
-                shrinks, else linearly; masks by nearest neighbour. Needed where the images differ in size.
+        """Read and check every pixel of a split; see `load_items`.
 
         Raises:
-            DataError: an empty split, whatever `pixels` raises, or images of different shapes.
+            DataError: an empty split, or whatever `load_items` raises.
         """
-        items = self.split(name)
-        # Filled as NumPy arrays: torch would start its threads for each image, which on busy cores took thrice as long.
-        images, targets = np.empty(0, np.float32), np.empty(0, np.int64)
-        for row, item in enumerate(items):
-            image, target = self.pixels(item)
-            if size is not None:
-                image, target = pixels.resized(image, target, size, item.where)
-            if row == 0:  # one allocation for the split, instead of a list and then a copy of it
-                images = np.empty((len(items), *image.shape), np.float32)
-                targets = np.empty((len(items), *target.shape), np.int64)
-            elif image.shape != images.shape[1:]:
-                raise DataError(_shapes_differ(self.source, items[0], images.shape[1:], item, image.shape))
-            images[row], targets[row] = image.numpy(), target.numpy()
+        return self.load_items(self.split(name), size=size)
+
+    def load_items(self, items: Sequence[Item], *, size: Sequence[int] | None = None, stack: bool = True) -> Arrays:
+        """Read and check every pixel of some images.
+
+        Args:
+            items: which images, at least one.
+            size: resample every image to these spatial sizes in voxels, whatever its proportions: by areas where it
+                shrinks, else linearly; masks by nearest neighbour. Needed where the images differ in size.
+            stack: False to keep images and targets apart, so that their sizes may differ.
+
+        Raises:
+            DataError: whatever `pixels` raises, or images of different shapes that are to be stacked.
+        """
+        read = (self._sized(item, size) for item in items)
+        images, targets = self._stacked(items, read) if stack else tuple(zip(*read, strict=True))
         return Arrays(
-            torch.from_numpy(images),
-            torch.from_numpy(targets),
+            images,
+            targets,
             tuple(item.where for item in items),
             tuple(item.site for item in items),
             tuple(item.patient for item in items),
+            (None,) * len(items),
         )
+
+    def _sized(self, item: Item, size: Sequence[int] | None) -> tuple[Tensor, Tensor]:
+        image, target = self.pixels(item)
+        return (image, target) if size is None else pixels.resized(image, target, size, item.where)
+
+    def _stacked(self, items: Sequence[Item], read: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        # Filled as NumPy arrays: torch would start its threads for each image, which on busy cores took thrice as long.
+        images, targets = np.empty(0, np.float32), np.empty(0, np.int64)
+        for row, (image, target) in enumerate(read):
+            if row == 0:  # one allocation for all, instead of a list and then a copy of it
+                images = np.empty((len(items), *image.shape), np.float32)
+                targets = np.empty((len(items), *target.shape), np.int64)
+            elif image.shape != images.shape[1:]:
+                raise DataError(_shapes_differ(self.source, items[0], images.shape[1:], items[row], image.shape))
+            images[row], targets[row] = image.numpy(), target.numpy()
+        return torch.from_numpy(images), torch.from_numpy(targets)
 
 
 def checked_classes(names: Sequence[str], source: str) -> tuple[str, ...]:
@@ -215,10 +251,22 @@ def _mask_of(item: Item) -> np.ndarray[Any, np.dtype[np.int64]]:
     return pixels.mask_of(item.mask, item.where)
 
 
+def _same_place(item: Item) -> None:
+    """Check that a volume and its mask lie on one another, where their files say where they lie."""
+    mask = geometry_at(item.mask, f"mask of {item.where}") if isinstance(item.mask, Path) else None
+    image = geometry_of(item) if mask is not None and len(mask.shape) == 3 else None
+    if mask is not None and image is not None and not image.close_to(mask):
+        raise DataError(
+            f"{item.where}: expected a mask with the affine of its image (within {TOLERANCE:g}), got {said(image)} in "
+            f"the image and {said(mask)} in the mask. Resample the mask on the image's grid, or correct its header."
+        )
+
+
 def _classes_in_masks(images: ImageSet) -> tuple[str, ...]:
     if images.kind != "segmentation":
         raise DataError(f"{images.source}: expected names of classes for classification, got None.")
-    largest = max(int(_mask_of(item).max(initial=0)) for item in images.split("train"))
+    items = [item for item in images.items if item.split == "train"] or images.items  # folds need no train split
+    largest = max((int(_mask_of(item).max(initial=0)) for item in items), default=0)
     if largest == 0:
         raise DataError(
             f"{images.source}: expected at least one train mask with a value above 0, got only background. "
@@ -229,7 +277,7 @@ def _classes_in_masks(images: ImageSet) -> tuple[str, ...]:
 
 def _shapes_differ(source: str, first: Item, shape: Sequence[int], other: Item, got: Sequence[int]) -> str:
     message = (
-        f"{source}: expected all images of split {first.split!r} to have one shape, "
+        f"{source}: expected all images to have one shape, "
         f"got {tuple(shape)} in {first.where} and {tuple(got)} in {other.where}."
     )
     if shape[0] != got[0]:

@@ -14,13 +14,14 @@ from mednorm.data.splits import check_patients, divide
 from mednorm.errors import DataError
 
 NAME = "manifest.csv"
+SEPARATOR = ";"  # of the files of one image, one a channel
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
     where: str
     cells: Mapping[str, str]
-    image: Path
+    images: tuple[Path, ...]
 
 
 def read_manifest(
@@ -34,7 +35,8 @@ def read_manifest(
     """Read a comma-separated table, UTF-8 with or without BOM, whose first row names the columns.
 
     ===========  ==============================================================================================
-    ``image``    file of the image; see `load_image` for formats
+    ``image``    file of the image; see `load_image` for formats. Or a folder that holds a DICOM series. Or several
+                 files of one channel each, such as ``flair.nii.gz;t1c.nii.gz``, in one order in all rows
     ``mask``     file of its mask, for segmentation
     ``label``    name of its class, for classification
     ``patient``  who was imaged; all images of one patient must be in one split
@@ -43,9 +45,9 @@ def read_manifest(
     others       kept as `Item.metadata`, as is the one of ``mask`` and ``label`` that `kind` does not use
     ===========  ==============================================================================================
 
-    Relative paths start at the folder of the manifest and must stay inside it, also through links; a path outside
-    must be written absolute. Files are looked for, but not opened. Rows are numbered as in a spreadsheet: the names of
-    the columns are row 1. Empty rows are passed over.
+    Every row names as many files as the others. Relative paths start at the folder of the manifest and must stay inside
+    it, also through links; a path outside must be written absolute. Files are looked for, but not opened. Rows are
+    numbered as in a spreadsheet: the names of the columns are row 1. Empty rows are passed over.
 
     Args:
         path: the table, or a folder holding a `manifest.csv`.
@@ -74,7 +76,7 @@ def read_manifest(
             Item(
                 row.where,
                 split,
-                row.image,
+                row.images if len(row.images) > 1 else row.images[0],
                 mask=_file(cells["mask"], path, row.where) if target == "mask" else None,
                 label=numbers[cells["label"]] if target == "label" else None,
                 patient=cells.get("patient"),
@@ -154,18 +156,41 @@ def _rows(table: Iterable[tuple[int, Mapping[str, str]]], target: str, path: Pat
                 raise DataError(
                     f"{where}: expected a value in column `{column}`, got an empty cell. Fill it or remove the row."
                 )
-        image = _file(cells["image"], path, where)
-        same = first.setdefault(image.resolve(), where)
-        if same != where:
+        images = _images(cells["image"], path, where)
+        found = [image.resolve() for image in images]
+        for image, real in zip(images, found, strict=True):
+            same = first.setdefault(real, where)
+            if same != where or found.count(real) > 1:
+                again = f"the image of {same}" if len(images) == 1 else f"{image.name} of {same}"
+                raise DataError(f"{where}: expected every image once, got {again} again. Remove one of the two.")
+        if rows and len(images) != len(rows[0].images):
             raise DataError(
-                f"{where}: expected every image once, got the image of {same} again. Remove one of the rows."
+                f"{where}: expected {len(rows[0].images)} files in column `image` like {rows[0].where}, "
+                f"got {len(images)} (wrong modality count). Name one file a channel, the same channels in all rows."
             )
-        rows.append(_Row(where, cells, image))
+        rows.append(_Row(where, cells, images))
     return rows
 
 
-def _file(cell: str, manifest: Path, where: str) -> Path:
-    """Find a file named in a cell; a relative path may not leave the folder of the manifest."""
+def _images(cell: str, manifest: Path, where: str) -> tuple[Path, ...]:
+    """Find the files of one image, one a channel."""
+    names = [name.strip() for name in cell.split(SEPARATOR)]
+    if len(names) == 1:
+        return (_file(cell, manifest, where, series=True),)
+    for number, name in enumerate(names, start=1):
+        if not name:
+            raise DataError(
+                f"{where}: expected a file before and after every {SEPARATOR!r}, got nothing for file {number} of "
+                f"{len(names)} (missing channel). Name the file."
+            )
+    return tuple(
+        _file(name, manifest, f"{where}, channel {number} of {len(names)}", series=True)
+        for number, name in enumerate(names, start=1)
+    )
+
+
+def _file(cell: str, manifest: Path, where: str, series: bool = False) -> Path:
+    """Find a file, or the folder of a series, named in a cell; a relative path may not leave the manifest's folder."""
     path = manifest.parent / cell
     try:
         inside, found = path.resolve().is_relative_to(manifest.parent.resolve()), path.is_file()
@@ -177,7 +202,9 @@ def _file(cell: str, manifest: Path, where: str) -> Path:
             f"which leads to {path.resolve()}. Move the file inside, or write its absolute path."
         )
     if not found:
-        got = "a folder" if path.is_dir() else "no file"
+        if series and path.is_dir() and any(path.iterdir()):
+            return path
+        got = ("an empty folder" if series else "a folder") if path.is_dir() else "no file"
         raise DataError(f"{where}: expected a file, got {got} at {path}. Correct the path or remove the row.")
     if readers.format_of(path) is None:
         raise DataError(

@@ -6,7 +6,7 @@ import struct
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from torch import Tensor
@@ -19,9 +19,22 @@ if TYPE_CHECKING:
     Float = np.ndarray[Any, np.dtype[np.float32]]
     Int = np.ndarray[Any, np.dtype[np.int64]]
 
-# What Pillow (SyntaxError for a broken PNG), nibabel and pydicom (AttributeError for a missing tag, RuntimeError for a
-# codec that is not installed) raise for content they cannot read; `readers.failures` adds the errors of their own.
-_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, AttributeError, RuntimeError, zlib.error, struct.error)
+Read = TypeVar("Read")
+
+# What Pillow (SyntaxError for a broken PNG), nibabel and pydicom (AttributeError for a missing tag, LookupError for an
+# empty one, RuntimeError for a codec that is not installed) raise for content they cannot read; `readers.failures` adds
+# the errors of their own.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    zlib.error,
+    struct.error,
+)
 
 
 def load_image(path: str | Path, *, where: str | None = None) -> Float:
@@ -32,7 +45,7 @@ def load_image(path: str | Path, *, where: str | None = None) -> Float:
     DICOM comes as ``(1, rows, columns)`` with rescale slope and intercept applied; several frames come as
     ``(1, frames, rows, columns)``, colours as RGB in three channels. MONOCHROME1, where larger is darker, is inverted
     over the range its bits hold, so that bright means dense as in all other files. NIfTI keeps its axes as stored; a
-    fourth becomes the channels.
+    fourth becomes the channels. A folder that holds a DICOM series is read by `read_image`.
 
     Args:
         path: a file ending in .png, .jpg, .jpeg, .bmp, .tif, .tiff, .dcm, .dicom, .nii or .nii.gz; one without a suffix
@@ -54,7 +67,7 @@ def load_image(path: str | Path, *, where: str | None = None) -> Float:
     """
     path = Path(path)
     where = where or path.name
-    return as_float(image_of(path, where), where)
+    return as_float(_numbers(opened(path, where, readers.image), where), where)
 
 
 def load_mask(path: str | Path, *, where: str | None = None) -> Int:
@@ -79,13 +92,70 @@ def load_mask(path: str | Path, *, where: str | None = None) -> Int:
     return mask_of(path, where or path.name)
 
 
-def image_of(image: Path | Array, where: str) -> Array:
+def image_of(image: Path | tuple[Path, ...] | Array, where: str) -> Array:
     """Return an image ``(C, *spatial)`` in the type in which it is stored.
 
+    A folder is read as a DICOM series; of several files each is one channel, in their order.
+
     Raises:
-        DataError: unreadable, or not of three or four axes.
+        DataError: unreadable, or not of three or four axes; one of several files has more than one channel or another
+            size than the first.
     """
-    array = _read(image, where, readers.image) if isinstance(image, Path) else image
+    if isinstance(image, tuple):
+        return _channels(image, where)
+    if not isinstance(image, Path):
+        return _numbers(image, where)
+    if image.is_dir():
+        from mednorm.data import series  # here, as it reads its slices by this module
+
+        return series.stacked(series.in_order(image, where)[0], where)
+    return _numbers(opened(image, where, readers.image), where)
+
+
+def opened(path: Path, where: str, reader: Callable[[Path], Read], format: str | None = None) -> Read:
+    """Call a reader of a file, turning what its libraries raise into one line that names the row.
+
+    Raises:
+        DataError: missing, empty, or whatever the reader raises, with the format that the suffix (or `format`) names.
+    """
+    if not path.is_file():
+        got = "a folder" if path.is_dir() else "no file"
+        raise DataError(f"{where}: expected an image file, got {got} at {path}. Correct the path.")
+    if path.stat().st_size == 0:
+        raise DataError(f"{where}: expected an image, got an empty file (0 bytes) at {path}. Copy it again.")
+    failures: tuple[type[Exception], ...] = (*_UNREADABLE, *readers.failures())
+    try:
+        return reader(path)
+    except readers.Refused as refused:
+        raise DataError(f"{where}: {refused}") from None
+    except failures as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"{where}: expected a readable {format or readers.format_of(path)} file, got {_content(path)} "
+            f"({type(error).__name__}: {reason}). Copy or export it again."
+        ) from None
+
+
+def _channels(paths: Sequence[Path], where: str) -> Array:
+    """Stack files of one channel each."""
+    arrays: list[Array] = []
+    for path in paths:
+        array = image_of(path, f"{where}, {path.name}")
+        if array.shape[0] != 1:
+            raise DataError(
+                f"{where}: expected one channel in each of {len(paths)} files, got {array.shape[0]} channels "
+                f"of size {array.shape[1:]} in {path.name}. Save each channel as a file, or name this file alone."
+            )
+        if arrays and array.shape != arrays[0].shape:
+            raise DataError(
+                f"{where}: expected files of one size, got {arrays[0].shape[1:]} in {paths[0].name} and "
+                f"{array.shape[1:]} in {path.name}. Resample them to one grid."
+            )
+        arrays.append(array)
+    return np.concatenate(arrays)
+
+
+def _numbers(array: Array, where: str) -> Array:
     if array.ndim not in (3, 4) or array.dtype.kind not in "buif" or 0 in array.shape:
         raise DataError(
             f"{where}: expected an image of numbers with one channel axis and 2 or 3 spatial axes, "
@@ -107,7 +177,7 @@ def as_float(stored: Array, where: str) -> Float:
 def mask_of(mask: Path | Array, where: str) -> Int:
     """Return a mask ``(*spatial)`` as int64; see `load_mask`."""
     where = f"mask of {where}"
-    array = _one_channel(_read(mask, where, readers.mask), where) if isinstance(mask, Path) else mask
+    array = _one_channel(opened(mask, where, readers.mask), where) if isinstance(mask, Path) else mask
     if array.dtype.kind not in "buif":
         raise DataError(f"{where}: expected whole numbers, got {array.dtype}.")
     if array.dtype == np.uint8 and array.max(initial=0) == 255 and not ((array != 0) & (array != 255)).any():
@@ -158,26 +228,6 @@ def resized(image: Tensor, target: Tensor, size: Sequence[int], where: str) -> t
     if target.dim():
         target = readers.resample(target[None].double(), size, "nearest-exact")[0].long()
     return image, target
-
-
-def _read(path: Path, where: str, reader: Callable[[Path], Array]) -> Array:
-    """Call one of `readers`, turning what its libraries raise into one line that names the row."""
-    if not path.is_file():
-        got = "a folder" if path.is_dir() else "no file"
-        raise DataError(f"{where}: expected an image file, got {got} at {path}. Correct the path.")
-    if path.stat().st_size == 0:
-        raise DataError(f"{where}: expected an image, got an empty file (0 bytes) at {path}. Copy it again.")
-    failures: tuple[type[Exception], ...] = (*_UNREADABLE, *readers.failures())
-    try:
-        return reader(path)
-    except readers.Refused as refused:
-        raise DataError(f"{where}: {refused}") from None
-    except failures as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(
-            f"{where}: expected a readable {readers.format_of(path)} file, got {_content(path)} "
-            f"({type(error).__name__}: {reason}). Copy or export it again."
-        ) from None
 
 
 def _content(path: Path) -> str:

@@ -1,8 +1,10 @@
-"""Divide patients into train, val and test, and check that none is in two of them."""
+"""Divide patients into train, val and test, or into folds, and check that none is in two parts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -73,3 +75,107 @@ def check_patients(items: Iterable[Item]) -> None:
                 f"{item.where}: expected patient {item.patient!r} in split {seen.split!r} like {seen.where}, "
                 f"got {item.split!r}. Move all images of a patient into one split."
             )
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One way to divide a set: the rows of its items in each split.
+
+    Attributes:
+        name: what runs on it are called by; empty for the set's own splits.
+        rows: of "train", "test" and, where there are any, "val".
+    """
+
+    name: str
+    rows: Mapping[Split, tuple[int, ...]]
+
+
+def own_splits(items: Sequence[Item]) -> Fold:
+    """Return the splits that the items name."""
+    return _fold("", [item.split for item in items])
+
+
+def cross_validation(items: Sequence[Item], folds: int, seed: int, source: str) -> tuple[Fold, ...]:
+    """Divide patients (images, where no patient is named) into folds, each the test images once.
+
+    The fold that comes next is for validation, the others for training; of two folds there is none for validation.
+    Labels (of patients whose images have one) are spread evenly. The items' own splits are not looked at.
+
+    Raises:
+        DataError: fewer patients than folds, or fewer than two folds.
+
+    Example:
+        >>> pixels = np.zeros((1, 2, 2))
+        >>> items = [Item(f"image {i}", "train", pixels, label=i // 2 % 2, patient=f"p{i // 2}") for i in range(12)]
+        >>> [len(fold.rows["test"]) for fold in cross_validation(items, 3, seed=0, source="made")]
+        [4, 4, 4]
+    """
+    from sklearn.model_selection import StratifiedKFold
+
+    units = [item.patient or item.where for item in items]
+    labels = dict(zip(units, (item.label for item in items), strict=True))
+    distinct = sorted(labels)
+    if not 2 <= folds <= len(distinct):
+        raise DataError(
+            f"{source}: expected from 2 to {len(distinct)} folds, the number of patients (or images, where no patient "
+            f"is named), got {folds}."
+        )
+    strata = [-1 if labels[unit] is None else labels[unit] for unit in distinct]
+    most = max(strata.count(label) for label in strata)
+    if most < folds:  # scikit-learn refuses where no class has a member for each fold
+        strata = [-1] * len(distinct)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class")
+        parts = StratifiedKFold(folds, shuffle=True, random_state=checked_seed(seed, source)).split(distinct, strata)
+        part_of = {distinct[row]: number for number, (_, rows) in enumerate(parts) for row in rows}
+
+    def split(unit: str, test: int) -> Split:
+        if part_of[unit] == test:
+            return "test"
+        return "val" if folds > 2 and part_of[unit] == (test + 1) % folds else "train"
+
+    return tuple(_fold(f"{test + 1}of{folds}", [split(unit, test) for unit in units]) for test in range(folds))
+
+
+def hold_out_site(items: Sequence[Item], site: str, source: str) -> tuple[Fold, ...]:
+    """Test on one hospital, train on the others; "each" gives one such fold a hospital.
+
+    Of the other hospitals, validation images stay what they are, and test images are trained on.
+
+    Raises:
+        DataError: no such site, or nothing to train on without it.
+    """
+    sites = sorted({item.site for item in items if item.site is not None})
+    if site != "each" and site not in sites:
+        known = ", ".join(sites) or "none: the images name no site"
+        raise DataError(f"{source}: expected the site to hold out to be each or one of {known}, got {site!r}.")
+    if len(sites) < 2:
+        raise DataError(f"{source}: expected at least 2 sites to hold one out, got {', '.join(sites) or 'none'}.")
+
+    def split(item: Item, held: str) -> Split:
+        if item.site == held:
+            return "test"
+        return "val" if item.split == "val" else "train"
+
+    return tuple(
+        _fold(f"site-{held}", [split(item, held) for item in items]) for held in (sites if site == "each" else [site])
+    )
+
+
+def share_of(units: Sequence[str], labels: Sequence[int | None], share: float, seed: int) -> list[int]:
+    """Choose the rows of a share of the units (patients or images), at least one of each label.
+
+    The order in which units are taken follows from the seed, so a smaller share is part of a larger one.
+    """
+    label_of = dict(zip(units, labels, strict=True))
+    taken: set[str] = set()
+    for label in sorted({-1 if label is None else label for label in labels}):
+        mine = sorted(unit for unit, own in label_of.items() if (-1 if own is None else own) == label)
+        order = np.random.default_rng([seed, 7]).permutation(len(mine))
+        taken.update(mine[place] for place in order[: max(1, round(share * len(mine)))])
+    return [row for row, unit in enumerate(units) if unit in taken]
+
+
+def _fold(name: str, splits: Sequence[Split]) -> Fold:
+    found = {which: tuple(row for row, split in enumerate(splits) if split == which) for which in SPLITS}
+    return Fold(name, {which: rows for which, rows in found.items() if rows or which != "val"})

@@ -111,7 +111,7 @@ def tissue(seed: int = 0) -> ImageSet:
         for split, height in _heights()
         for number, (name, scanner) in enumerate(_SCANNERS.items())
     )
-    return ImageSet("tissue", "segmentation", CLASSES, items, _NOTE)
+    return ImageSet("tissue", "segmentation", CLASSES, items, _NOTE, independent=False)
 
 
 def _heights() -> list[tuple[Split, int]]:

@@ -1,6 +1,8 @@
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mednorm.cli.app import run
 from mednorm.data import describe, read
@@ -44,3 +46,38 @@ def test_a_kind_the_data_do_not_have_is_one_line(capsys, lung_npz):
 def test_too_few_names_of_classes_are_one_line(capsys, lung_npz):
     assert run(["data", "describe", str(lung_npz), "--classes", "well"]) == 2
     assert "expected at least two classes with different names, got ('well',)" in capsys.readouterr().err
+
+
+def patients(root):
+    for patient in ("p1", "p2"):
+        (root / patient).mkdir(parents=True)
+        for name in ("flair.png", "t1.png", "mask.png"):
+            Image.fromarray(np.zeros((2, 2), np.uint8)).save(root / patient / name)
+    return root
+
+
+def manifest(root, *more):
+    arguments = ["--image", "fl*.png", "--image", "t1.png", "--mask", "mask.png", "--out", str(root / "manifest.csv")]
+    return run(["data", "manifest", str(root), *arguments, *more])
+
+
+def test_a_manifest_of_folders_is_written_and_said(capsys, tmp_path):
+    root = patients(tmp_path / "brain")
+    assert manifest(root) == 0
+    assert capsys.readouterr().out.splitlines() == ["patients 2", f"manifest {root / 'manifest.csv'}"]
+    assert (root / "manifest.csv").read_text().splitlines() == [
+        "image,mask,patient",
+        "p1/flair.png;p1/t1.png,p1/mask.png,p1",
+        "p2/flair.png;p2/t1.png,p2/mask.png,p2",
+    ]
+
+
+def test_a_manifest_that_is_there_or_a_pattern_that_fits_nothing_is_one_line(capsys, tmp_path):
+    root = patients(tmp_path / "brain")
+    assert manifest(root, "--image", "t2.png") == 2
+    assert "p1: expected one file for pattern 't2.png', got none." in capsys.readouterr().err
+    (root / "manifest.csv").write_text("mine")
+    assert manifest(root) == 2
+    said = capsys.readouterr().err
+    assert "manifest.csv: expected no file there, got one" in said
+    assert said.count("\n") == 1

@@ -1,5 +1,6 @@
 import copy
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,6 +57,12 @@ def test_classes_given_for_segmentation_are_not_counted(tmp_path):
     images = read_manifest(table(tmp_path, rows), classes=["nothing", "ventricle", "scar"])
     (tmp_path / "mask0.png").unlink()
     assert images.classes == ("nothing", "ventricle", "scar")
+
+
+def test_classes_are_counted_in_all_masks_where_none_is_said_to_be_train():
+    """Folds divide images that no column split divides; such a manifest is all test."""
+    items = tuple(replace(item, split="test") for item in masked([[[0, 1]], [[0, 3]], [[0, 2]]]).items)
+    assert ImageSet("made up", "segmentation", None, items).classes == ("background", "1", "2", "3")
 
 
 def test_train_masks_of_background_alone_are_refused():
@@ -150,3 +157,34 @@ def test_a_size_resamples_masks_to_values_they_had():
 
 def test_the_repr_counts_the_splits_and_reads_nothing():
     assert repr(masked([[[0, 0]]] * 3)) == "ImageSet('made up', segmentation, train 1, val 1, test 1)"
+
+
+def test_rows_are_taken_in_the_order_given_from_every_column():
+    arrays = labelled(site="A", patient="p").load_items(labelled().items)
+    taken = replace(arrays, sites=("A", "B", "C"), spacings=((1.0, 2.0), None, None)).take([2, 0, 2])
+    assert taken.images[:, 0, 0, 0].tolist() == [2, 0, 2]
+    assert (taken.names, taken.sites) == (("image 2", "image 0", "image 2"), ("C", "A", "C"))
+    assert taken.spacings == (None, (1.0, 2.0), None)
+
+
+@pytest.mark.parametrize(("rows", "copied"), [([0, 1], False), ([1, 2], False), ([2], False), ([0, 2], True)])
+def test_neighbours_are_taken_without_a_copy(rows, copied):
+    arrays = labelled().load_items(labelled().items)
+    taken = arrays.take(rows)
+    assert taken.images[:, 0, 0, 0].tolist() == rows
+    assert (taken.images.untyped_storage().data_ptr() != arrays.images.untyped_storage().data_ptr()) == copied
+
+
+def test_volumes_that_differ_in_size_are_loaded_apart_and_taken_by_row():
+    images = sizes((1, 4, 6), (1, 5, 6), (1, 8, 8))
+    arrays = images.load_items(images.items, stack=False)
+    assert [tuple(image.shape) for image in arrays.images] == [(1, 4, 6), (1, 5, 6), (1, 8, 8)]
+    taken = arrays.take([2, 0])
+    assert [tuple(image.shape) for image in taken.images] == [(1, 8, 8), (1, 4, 6)]
+    assert taken.names == ("row 4", "row 2")
+
+
+def test_any_items_can_be_loaded_whatever_their_split():
+    arrays = labelled().load_items(labelled().items[::-1])
+    assert arrays.names == ("image 2", "image 1", "image 0")
+    assert arrays.images[:, 0, 0, 0].tolist() == [2, 1, 0]

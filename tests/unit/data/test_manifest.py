@@ -6,6 +6,7 @@ import pytest
 from mednorm.data import read_manifest
 from mednorm.errors import ConfigError, DataError
 
+from .dicoms import series
 from .made import THREE, classification, gradient, picture, segmentation, table, text
 
 LABELS = ["b", "a", "a", "b", "b", "a"]
@@ -334,7 +335,14 @@ def test_a_folder_in_a_cell_is_named(tmp_path):
     (tmp_path / "series").mkdir()
     rows = labelled(tmp_path)
     rows[0]["image"] = "series"
-    refused(table(tmp_path, rows), r"row 2 \(series\): expected a file, got a folder at")
+    refused(table(tmp_path, rows), r"row 2 \(series\): expected a file, got an empty folder at")
+
+
+def test_a_folder_as_mask_is_named(tmp_path):
+    series(tmp_path / "series")
+    rows = segmentation(tmp_path, [gradient()] * 3, THREE)
+    rows[0]["mask"] = "series"
+    refused(table(tmp_path, rows), r"row 2 \(0\.png\): expected a file, got a folder at .*series")
 
 
 def test_an_unsupported_suffix_is_named(tmp_path):
