@@ -1,0 +1,82 @@
+"""Ways to look at a network that leave it bit-identical, whatever happens while one looks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Put a network in evaluation mode without gradients, and give every module its own mode back whatever happens.
+
+    So it does with the moments of the last batch, which our batch normalization remembers.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(2, 2), nn.Dropout().eval())
+        >>> with evaluation_mode(network):
+        ...     [module.training for module in network]
+        [False, False]
+        >>> [module.training for module in network]
+        [True, False]
+    """
+    modes = {module: module.training for module in network.modules()}
+    try:
+        with _moments_kept(network), torch.no_grad():
+            network.eval()
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
+def batch_statistics(network: nn.Module) -> Iterator[None]:
+    """Let batch normalization in evaluation mode take its statistics from the batch; nothing moves, all comes back.
+
+    Every other module, dropout first of all, stays in the mode it is in. So two passes over the same images, without
+    and within this guard, differ in the statistics alone: their difference is the train/eval gap.
+
+    Example:
+        >>> layer = nn.BatchNorm2d(1).eval()
+        >>> x = 5 + torch.randn(4, 1, 8, 8)
+        >>> with batch_statistics(layer):
+        ...     round(layer(x).mean().item(), 3)
+        0.0
+        >>> layer.running_mean
+        tensor([0.])
+    """
+    layers = norms_with_running_statistics(network)
+    kept = [(layer.running_mean, layer.running_var) for layer in layers]
+    try:
+        with _moments_kept(network):
+            for layer in layers:  # without them, evaluation uses the batch, here and in PyTorch
+                layer.running_mean = None
+                layer.running_var = None
+            yield
+    finally:
+        for layer, (mean, var) in zip(layers, kept, strict=True):
+            layer.running_mean = mean
+            layer.running_var = var
+
+
+@contextmanager
+def _moments_kept(network: nn.Module) -> Iterator[None]:
+    """Give back to each of our layers what it remembered of its last batch."""
+    kept = [(module, module.batch_moments) for module in network.modules() if hasattr(module, "batch_moments")]
+    try:
+        yield
+    finally:
+        for module, moments in kept:
+            module.batch_moments = moments
+
+
+def norms_with_running_statistics(network: nn.Module) -> list[_BatchNorm]:
+    """List the batch normalization layers, found by type, whose evaluation mode uses running statistics."""
+    return [
+        module for module in network.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None
+    ]
