@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, Protocol
+import warnings
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-Metrics = dict[str, float | None]
+from mednorm.data import Arrays
+from mednorm.errors import DataError
+from mednorm.tasks.outcomes import ClassificationOutcomes, Outcomes, SegmentationOutcomes, Unit
+from mednorm.tasks.outcomes import Metrics as Metrics
+
+_Who = tuple[tuple[str, ...], tuple[str | None, ...], tuple[str | None, ...]]
 
 
 class Judge(Protocol):
@@ -23,87 +29,138 @@ class Judge(Protocol):
     def reset(self) -> None:
         """Forget all batches."""
 
+    def outcomes(self) -> Outcomes:
+        """Return what was said about each image since the last reset."""
+
 
 class ClassificationJudge:
-    """AUC (one against rest, mean over classes) and accuracy.
+    """The metrics of `ClassificationOutcomes`, from logits.
 
-    AUC is None where the targets lack a class: there is nothing to rank. Both are None where an output is NaN or
-    infinite: argmax would call that class 0, and a network that diverged would look as good as chance.
+    All are None where an output is NaN or infinite: argmax would call that class 0, and a network that diverged would
+    look as good as chance.
+
+    Args:
+        classes: name of every class, in the order of the numbers.
+        rows: names, patients and sites of the images, in the order in which they will come; without it they are
+            numbered, and nothing more is known of them.
+        unit: "patient" to pool the images of each patient in `compute`; images, where a patient is unknown.
+
+    Example:
+        >>> judge = ClassificationJudge(("normal", "pneumonia"))
+        >>> judge.update(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1]))
+        >>> judge.compute()["auc"]
+        1.0
+
     """
 
-    def __init__(self, classes: int) -> None:
-        from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
-
-        self._accuracy = MulticlassAccuracy(classes, average="micro")
-        self._auc = MulticlassAUROC(classes)
-        self._seen: set[int] = set()
-        self._finite = True
+    def __init__(self, classes: tuple[str, ...], rows: Arrays | None = None, unit: Unit = "image") -> None:
+        self._classes = classes
+        self._rows = rows
+        self._unit = unit
+        self._probabilities: list[Tensor] = []
+        self._targets: list[Tensor] = []
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Take in logits (N, K) and labels (N,)."""
-        self._finite = self._finite and bool(outputs.isfinite().all())
-        probabilities = outputs.detach().float().softmax(1).cpu()
-        targets = targets.cpu()
-        self._accuracy.update(probabilities, targets)
-        self._auc.update(probabilities, targets)
-        self._seen.update(targets.unique().tolist())
+        logits = outputs.detach().cpu().double()  # in float32 confident probabilities tie, and the AUC sees no order
+        finite = logits.isfinite().all(1, keepdim=True)
+        self._probabilities.append(logits.softmax(1).masked_fill(~finite, torch.nan))
+        self._targets.append(targets.cpu())
 
     def compute(self) -> Metrics:
-        """Return auc and accuracy."""
-        if not self._seen or not self._finite:
-            return {"auc": None, "accuracy": None}
-        auc = _number(self._auc.compute()) if len(self._seen) == self._auc.num_classes else None
-        return {"auc": auc, "accuracy": _number(self._accuracy.compute())}
+        """Return every metric."""
+        return self.outcomes().metrics(self._unit)
 
     def reset(self) -> None:
         """Forget all batches."""
-        self._accuracy.reset()
-        self._auc.reset()
-        self._seen.clear()
-        self._finite = True
+        self._probabilities.clear()
+        self._targets.clear()
+
+    def outcomes(self) -> ClassificationOutcomes:
+        """Return the probabilities and the true class of each image.
+
+        Raises:
+            DataError: more images came than `rows` names.
+
+        """
+        probabilities = torch.cat([torch.empty(0, len(self._classes), dtype=torch.float64), *self._probabilities])
+        targets = torch.cat([torch.empty(0, dtype=torch.int64), *self._targets])
+        who = _who(self._rows, len(targets))
+        return ClassificationOutcomes(self._classes, *who, targets.numpy(), probabilities.numpy())
 
 
 class SegmentationJudge:
-    """Dice of each class but the background, mean over the images that contain it, and their mean.
+    """The metrics of `SegmentationOutcomes`, from logits.
 
-    Dice is 2·TP/(2·TP + FP + FN) of an image's voxels. An image without a class in its truth says nothing about that
-    class's Dice and is left out of its mean. All are None where an output is NaN or infinite, as in
-    `ClassificationJudge`.
+    An image without a class in its truth says nothing about that class and is left out of its mean. All metrics are
+    None where an output is NaN or infinite, as in `ClassificationJudge`.
+
+    Args:
+        classes: name of every class, the background first.
+        rows: names, patients, sites and, where there are some, spacings of the images, as in `ClassificationJudge`.
+        unit: "patient" to pool the images of each patient in `compute`; images, where a patient is unknown.
+        distances: also take the 95 % Hausdorff distance of each image and class, in mm where the spacing is known and
+            in voxels where not. It takes many times as long as the Dice. A class that is missed altogether has the
+            largest distance there can be, from one corner of the image to the opposite one.
+
     """
 
-    def __init__(self, classes: tuple[str, ...]) -> None:
+    def __init__(
+        self, classes: tuple[str, ...], rows: Arrays | None = None, unit: Unit = "image", distances: bool = False
+    ) -> None:
         self._classes = classes
-        self._dice: list[Tensor] = []
-        self._finite = True
+        self._rows = rows
+        self._unit = unit
+        self._measured = distances
+        self.reset()
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Take in logits (N, K, *) and masks (N, *)."""
         from monai.metrics import get_confusion_matrix
         from monai.networks.utils import one_hot
 
-        self._finite = self._finite and bool(outputs.isfinite().all())
         chosen = outputs.detach().max(1).indices  # on a CPU ten times faster than argmax
-        predicted, truth = (one_hot(numbers.unsqueeze(1), len(self._classes)) for numbers in (chosen, targets))
+        predicted, truth = (
+            one_hot(numbers.unsqueeze(1), len(self._classes)) for numbers in (chosen, targets.to(chosen.device))
+        )
         # Counts of all images at once; MONAI's DiceMetric gives the same and walks over images and classes for it.
         counts = get_confusion_matrix(predicted, truth, include_background=False).cpu()
-        hits, false_alarms, _, misses = counts.unbind(-1)
-        dice = 2 * hits / (2 * hits + false_alarms + misses)
-        self._dice.append(dice.masked_fill(hits + misses == 0, torch.nan))
+        if self._measured:
+            self._distances.extend(
+                _distances(self._spacing(len(self._finite) + row), *pair)
+                for row, pair in enumerate(zip(predicted[:, 1:].cpu(), truth[:, 1:].cpu(), strict=True))
+            )
+        self._counts.append(counts.double())
+        self._finite.extend(outputs.detach().flatten(1).isfinite().all(1).tolist())
 
     def compute(self) -> Metrics:
-        """Return dice_CLASS for each class in the foreground, and dice, their mean."""
-        names = [f"dice_{name}" for name in self._classes[1:]]
-        each: list[float | None] = [None] * len(names)
-        if self._finite and self._dice:
-            each = [_number(mean) for mean in torch.cat(self._dice).double().nanmean(0)]
-        defined = [value for value in each if value is not None]
-        mean = sum(defined) / len(defined) if defined else None
-        return {"dice": mean} | (dict(zip(names, each, strict=True)) if len(names) > 1 else {})
+        """Return every metric."""
+        return self.outcomes().metrics(self._unit)
 
     def reset(self) -> None:
         """Forget all batches."""
-        self._dice.clear()
-        self._finite = True
+        self._counts: list[Tensor] = []
+        self._finite: list[bool] = []
+        self._distances: list[list[float]] = []
+
+    def outcomes(self) -> SegmentationOutcomes:
+        """Return the counts, and the distances if they were asked for, of each image.
+
+        Raises:
+            DataError: more images came than `rows` names.
+
+        """
+        foreground = len(self._classes) - 1
+        counts = torch.cat([torch.empty(0, foreground, 4, dtype=torch.float64), *self._counts]).numpy()
+        measured = np.array(self._distances, dtype=float).reshape(-1, foreground) if self._measured else None
+        hits, false_alarms, _, misses = np.moveaxis(counts, -1, 0)
+        who = _who(self._rows, len(counts))
+        finite = np.array(self._finite, dtype=bool)
+        return SegmentationOutcomes(self._classes, *who, hits, false_alarms, misses, measured, finite)
+
+    def _spacing(self, row: int) -> tuple[float, ...] | None:
+        spacings = getattr(self._rows, "spacings", None)
+        return spacings[row] if spacings is not None and row < len(spacings) else None
 
 
 def classification_loss() -> nn.Module:
@@ -126,6 +183,29 @@ class SegmentationLoss(nn.Module):
         return loss
 
 
-def _number(value: Any) -> float | None:
-    number = float(value)
-    return number if math.isfinite(number) else None
+def _who(rows: Arrays | None, count: int) -> _Who:
+    """Return names, patients and sites of the first images."""
+    if rows is None:
+        return tuple(map(str, range(count))), (None,) * count, (None,) * count
+    if count > len(rows.names):
+        raise DataError(f"judge: expected the {len(rows.names)} images that rows names, got {count}. Reset it between.")
+    return rows.names[:count], rows.patients[:count], rows.sites[:count]
+
+
+def _distances(spacing: tuple[float, ...] | None, predicted: Tensor, truth: Tensor) -> list[float]:
+    """Return the 95 % Hausdorff distance of each class of one image (K, *); NaN where the truth lacks it."""
+    from monai.metrics import compute_hausdorff_distance
+
+    steps = spacing or (1.0,) * (truth.dim() - 1)
+    farthest = float(np.linalg.norm([(size - 1) * step for size, step in zip(truth.shape[1:], steps, strict=True)]))
+    distances = []
+    for said, true in zip(predicted, truth, strict=True):
+        distance = farthest if true.any() else np.nan
+        if true.any() and said.any():
+            pair = said[np.newaxis, np.newaxis], true[np.newaxis, np.newaxis]
+            with warnings.catch_warnings():
+                # MONAI 1.5 and 1.6 call a function of their own with an argument that they deprecate.
+                warnings.filterwarnings("ignore", "monai.metrics.utils get_mask_edges", FutureWarning)
+                distance = float(compute_hausdorff_distance(*pair, True, percentile=95, spacing=steps))
+        distances.append(distance)
+    return distances

@@ -7,9 +7,12 @@ import torch
 from mednorm.errors import ConfigError, DataError
 from mednorm.tasks import TASKS, find_task
 from mednorm.tasks.judge import ClassificationJudge, SegmentationJudge, SegmentationLoss
-from mednorm.tasks.networks import StandardizeByTraining, StandardizeEach
-from tests.studies import write_npz
+from mednorm.tasks.networks import Shape
+from mednorm.tasks.scaling import StandardizeByTraining, StandardizeEach
+from tests.studies import write_npz, write_patients
 from tests.unit.data.made import THREE, segmentation, table
+
+SLICES = Shape(1, (16, 16), 3)
 
 
 def with_classes(path, count):
@@ -19,20 +22,6 @@ def with_classes(path, count):
         content[f"{split}_labels"] = (np.arange(len(content[f"{split}_labels"])) % count)[:, None]
     np.savez(path, **content)
     return path
-
-
-def test_a_task_is_found_by_its_name():
-    assert [find_task(name).name for name in TASKS] == list(TASKS)
-
-
-def test_an_unknown_task_names_the_nearest():
-    with pytest.raises(ConfigError, match=r"task: expected one of tissue, lung, got 'lungs'\. Did you mean 'lung'\?"):
-        find_task("lungs")
-
-
-def test_a_task_nothing_is_near_to_gets_no_guess():
-    with pytest.raises(ConfigError, match=r"got 'xyz'\.$"):
-        find_task("xyz")
 
 
 def test_a_task_without_embedded_images_asks_for_data():
@@ -118,21 +107,21 @@ def test_a_split_without_one_of_several_tissues_is_used(tmp_path):
 def test_x_rays_are_scaled_by_the_training_images_and_mr_each_by_itself(lung_npz):
     lung, tissue = find_task("lung"), find_task("tissue")
     shape = lung.prepare(str(lung_npz)).shape
-    assert type(lung.network_for(shape, "batch", 0.0).scaling) is StandardizeByTraining
-    brain = type(shape)(1, (16, 16), 3)
-    assert type(tissue.network_for(brain, "batch", 0.0).scaling) is StandardizeEach
+    assert type(lung.network_for(shape, lung.network, "batch").scaling) is StandardizeByTraining
+    assert type(tissue.network_for(SLICES, tissue.network, "batch").scaling) is StandardizeEach
 
 
 def test_the_output_of_the_tissue_network_does_not_depend_on_the_scanners_gain():
-    network = find_task("tissue").network_for(_brain(), "none", 0.0).eval()
+    network = find_task("tissue").network_for(SLICES, "unet", "none").eval()
     images = torch.rand(2, 1, 16, 16)
     torch.testing.assert_close(network(images), network(images * 700 + 30), rtol=1e-3, atol=1e-3)
 
 
-def _brain():
-    from mednorm.tasks.networks import Shape
-
-    return Shape(1, (16, 16), 3)
+@pytest.mark.parametrize(("placement", "dropouts"), [("every", 6), ("last", 1)])
+def test_dropout_stands_in_the_network_where_it_is_asked_for(placement, dropouts):
+    network = find_task("tissue").network_for(SLICES, "unet", "batch", 0.3, placement)
+    rates = [module.p for module in network.modules() if isinstance(module, torch.nn.Dropout) and module.p > 0]
+    assert rates == [0.3] * dropouts
 
 
 def test_the_metrics_and_the_loss_fit_the_kind_of_task():
@@ -147,3 +136,25 @@ def test_the_metrics_and_the_loss_fit_the_kind_of_task():
 def test_the_metric_that_chooses_the_epoch_is_among_those_measured(name):
     task = find_task(name)
     assert task.main_metric in task.judge(("background", "tissue")).compute()
+
+
+@pytest.mark.parametrize("name", ["lung", "heart"])
+def test_the_judge_knows_who_was_imaged_and_counts_what_the_task_counts(name, tmp_path):
+    """Three images a patient; two of three probabilities are wrong, and yet the mean over the patient is right."""
+    prepared = find_task(name).prepare(str(write_patients(tmp_path)))
+    rows = prepared.splits()["test"]
+    logits = torch.tensor([[0.0, 0.1], [0.0, 0.1], [4.0, 0.0]] * 2)
+    logits[3:] = logits[3:].flip(1)
+    judge = find_task(name).judge(prepared.images.classes, rows)
+    judge.update(logits, torch.tensor([0, 0, 0, 1, 1, 1]))
+    assert judge.compute()["accuracy"] == pytest.approx({"lung": 1 / 3, "heart": 1}[name])
+    assert judge.outcomes().patients == rows.patients
+
+
+@pytest.mark.parametrize(("distances", "metrics"), [(False, {"dice"}), (True, {"dice", "hd95"})])
+def test_distances_are_measured_where_they_are_asked_for(distances, metrics):
+    judge = find_task("brain").judge(("background", "tumour"), distances=distances)
+    mask = torch.zeros(1, 4, 4, dtype=torch.long)
+    mask[0, 1:3, 1:3] = 1
+    judge.update(torch.nn.functional.one_hot(mask, 2).movedim(-1, 1).float(), mask)
+    assert judge.compute() == {name: {"dice": 1.0, "hd95": 0.0}[name] for name in metrics}
