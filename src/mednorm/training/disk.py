@@ -5,6 +5,8 @@ OUT/runs/NAME/config.toml    what was asked for
               best.ckpt      the epoch with the best validation metric
               metrics.csv    one row an epoch
               samples.npz    some test images with truth and prediction
+              outcomes.csv   one row a test image: what was true and what was predicted
+              outcomes-batch-statistics.csv   the same with batch statistics, where the network keeps running ones
               run.json       the record; there when the run is finished
 """
 
@@ -29,6 +31,8 @@ from mednorm.errors import RunError
 from mednorm.files import make_folder, write_atomically
 from mednorm.results import Epoch, Run
 from mednorm.training.settings import RunSettings, read_toml, validated
+
+OUTCOMES, BATCH_OUTCOMES = "outcomes.csv", "outcomes-batch-statistics.csv"
 
 # Where these differ, the numbers do not.
 _HARMLESS = {"data", "tensorboard"}  # where the data lies; what it holds is in the digest
@@ -129,8 +133,30 @@ def load_settings(folder: Path) -> RunSettings:
     return validated(RunSettings, read_toml(config), str(config))
 
 
+def read_weights(checkpoint: Path) -> tuple[dict[str, Any], int]:
+    """Read the weights of a run's best or last epoch; tensors and plain values alone, nothing is unpickled.
+
+    Returns:
+        The network's state_dict, and the epoch it is from, 1 for the first.
+
+    Raises:
+        RunError: the file is missing, damaged, or holds something else.
+
+    """
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        if not isinstance(content, dict):
+            raise TypeError(f"a {type(content).__name__}")
+        weights = {key.removeprefix("network."): value for key, value in content["state_dict"].items()}
+        return weights, int(content["epoch"]) + 1
+    except FileNotFoundError:
+        raise RunError(f"{checkpoint}: no such file. The run has not finished an epoch; train it first.") from None
+    except (*_DAMAGE, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{checkpoint}: expected the weights of this run's network, got: {_first_line(error)}") from None
+
+
 def load_weights(network: nn.Module, checkpoint: Path) -> int:
-    """Load a run's weights into its network; tensors and plain values alone are read, nothing is unpickled.
+    """Load a run's weights into its network; see `read_weights`.
 
     Returns:
         The epoch the weights are from, 1 for the first.
@@ -139,16 +165,12 @@ def load_weights(network: nn.Module, checkpoint: Path) -> int:
         RunError: the file is missing, damaged, or of another network.
 
     """
+    weights, epoch = read_weights(checkpoint)
     try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        if not isinstance(content, dict):
-            raise TypeError(f"a {type(content).__name__}")
-        network.load_state_dict({key.removeprefix("network."): v for key, v in content["state_dict"].items()})
-        return int(content["epoch"]) + 1
-    except FileNotFoundError:
-        raise RunError(f"{checkpoint}: no such file. The run has not finished an epoch; train it first.") from None
-    except (*_DAMAGE, KeyError, TypeError, AttributeError) as error:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
         raise RunError(f"{checkpoint}: expected the weights of this run's network, got: {_first_line(error)}") from None
+    return epoch
 
 
 def metrics_csv(epochs: list[Epoch]) -> str:

@@ -32,6 +32,7 @@ class History(pl.Callback):
     def __init__(self, table: Path) -> None:
         self.table = table
         self.epochs: list[Epoch] = []
+        self.initial_gradients: dict[str, float | None] = {}
         self._layers: dict[str, LayerSummary] = {}
         self._gradients: dict[str, Tensor] = {}
         self._weights: dict[str, nn.Parameter] = {}
@@ -42,11 +43,12 @@ class History(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the records as plain values."""
-        return {"epochs": [epoch.model_dump() for epoch in self.epochs]}
+        return {"epochs": [epoch.model_dump() for epoch in self.epochs], "initial": self.initial_gradients}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the records back."""
         self.epochs = [Epoch.model_validate(epoch) for epoch in state_dict["epochs"]]
+        self.initial_gradients = state_dict["initial"]
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Train no further where a run that goes on had ended because its loss was no number."""
@@ -73,6 +75,8 @@ class History(pl.Callback):
         """Add up each weight's gradient norm."""
         gradients = {name: weight.grad for name, weight in self._weights.items() if weight.grad is not None}
         norms = torch._foreach_norm(list(gradients.values()))
+        if trainer.global_step == 0:
+            self.initial_gradients = {n: _number(float(norm)) for n, norm in zip(gradients, norms, strict=True)}
         for name, norm in zip(gradients, norms, strict=True):
             self._gradients[name] = self._gradients[name] + norm if name in self._gradients else norm
 
@@ -102,7 +106,7 @@ class History(pl.Callback):
             val_loss=_number(module.mean("val_loss")),
             penalty=_number(module.mean("penalty")),
             train_metrics=module.metrics("train"),
-            val_metrics=module.metrics("val"),
+            val_metrics=module.metrics("val") if trainer.num_val_batches else {},
             gradient_norms={name: _number(float(total) / steps) for name, total in self._gradients.items()},
             layers=self._layers,
             seconds=time.perf_counter() - self._epoch_started,

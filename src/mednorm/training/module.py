@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mednorm.tasks.judge import Judge, Metrics
+from mednorm.training.inference import logits_of
 from mednorm.training.settings import RunSettings
 
 
@@ -18,7 +19,7 @@ class TrainingModule(pl.LightningModule):
     Args:
         network: input scaling and network; its output is logits (N, K, *).
         loss: of logits and targets.
-        train_judge: metrics on training batches, as the network is while it trains.
+        train_judge: metrics on training batches, as the network is while it trains; each image counts for itself.
         val_judge: metrics on validation images, in evaluation mode.
         settings: the run's settings.
 
@@ -59,7 +60,10 @@ class TrainingModule(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> dict[str, Tensor]:
         """Return loss plus penalty, and the logits; only the loss alone is recorded as loss."""
-        loss, logits = self._step("train", batch)
+        images, targets = batch
+        # Patches come scaled, as their whole volume was.
+        logits = self(images) if self.settings.patch_size is None else self.network.get_submodule("net")(images)
+        loss = self._loss("train", logits, targets)
         penalty = self.penalty()
         if penalty is not None:
             self._add("penalty", penalty, 1)
@@ -72,8 +76,10 @@ class TrainingModule(pl.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         """Add a batch to the validation loss and metrics."""
-        _, logits = self._step("val", batch)
-        self.judges["val"].update(logits, batch[1])
+        images, targets = batch
+        logits = logits_of(self.network, images, self.settings.patch_size)
+        self._loss("val", logits, targets)
+        self.judges["val"].update(logits, targets)
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics, by which the best epoch is chosen."""
@@ -116,12 +122,10 @@ class TrainingModule(pl.LightningModule):
         """Return this epoch's metrics of "train" or "val"."""
         return self.judges[split].compute()
 
-    def _step(self, split: str, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        images, targets = batch
-        logits = self(images)
+    def _loss(self, split: str, logits: Tensor, targets: Tensor) -> Tensor:
         loss: Tensor = self.loss(logits, targets)
-        self._add(f"{split}_loss", loss, len(images))
-        return loss, logits
+        self._add(f"{split}_loss", loss, len(targets))
+        return loss
 
     def _add(self, name: str, value: Tensor, count: int) -> None:
         """Add to a mean on the device, so that no step waits for it."""

@@ -16,16 +16,21 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from mednorm.data import Arrays, share_of
 from mednorm.errors import ConfigError, MissingExtraError
 from mednorm.files import write_atomically
-from mednorm.results import Epoch, Run
+from mednorm.results import Run
 from mednorm.tasks import Prepared, Task
-from mednorm.tasks.networks import fit_input_scaling
-from mednorm.training.batches import evaluation_loader, training_loader
-from mednorm.training.disk import AtomicCheckpoints, exclusive, load_weights, open_run
-from mednorm.training.evaluation import evaluate, samples
+from mednorm.tasks.bootstrap import interval
+from mednorm.tasks.judge import Metrics
+from mednorm.tasks.outcomes import Outcomes
+from mednorm.tasks.scaling import fit_input_scaling
+from mednorm.training.batches import Loader, evaluation_loader, training_loader
+from mednorm.training.disk import BATCH_OUTCOMES, OUTCOMES, AtomicCheckpoints, exclusive, load_weights, open_run
+from mednorm.training.evaluation import evaluate, outcomes_in_both_modes, samples
 from mednorm.training.history import History
 from mednorm.training.module import TrainingModule
+from mednorm.training.patches import patch_loader
 from mednorm.training.settings import RunSettings
 
 
@@ -65,49 +70,71 @@ def check_batch_size(settings: RunSettings, prepared: Prepared) -> None:
         ConfigError: there are not.
 
     """
-    images = len(prepared.arrays["train"].names)
-    if settings.batch_size > images:
+    images = len(prepared.splits(settings.fold)["train"].names)
+    if settings.patch_size is None and settings.batch_size > images:
         raise ConfigError(
             f"batch size: expected at most {images}, the number of training images, got {settings.batch_size}."
         )
 
 
 def _train(settings: RunSettings, task: Task, prepared: Prepared, folder: Path, callbacks: Sequence[Callback]) -> Run:
+    classes, parts = prepared.images.classes, dict(prepared.splits(settings.fold))
+    parts["train"], steps = _training_images(settings, parts["train"])
     with torch.random.fork_rng(), _quiet():
         torch.manual_seed(settings.seed)
-        network = task.network_for(prepared.shape, settings.norm, settings.dropout_rate)
-        fit_input_scaling(network, prepared.arrays["train"].images)
+        shape = prepared.shape_for(settings.patch_size)
+        network = task.network_for(shape, settings.network, settings.norm, settings.dropout_rate, settings.placement)
+        fit_input_scaling(network, parts["train"].images)
         history = History(folder / "metrics.csv")
-        _fit(settings, task, prepared, network, folder, [history, *callbacks])
+        _fit(settings, task, classes, parts, steps, network, folder, [history, *callbacks])
         best_epoch = load_weights(network, folder / "best.ckpt")
         metrics: dict[str, float | None] = {}
-        for split, arrays in prepared.arrays.items():
-            scores = evaluate(network, arrays, task.judge(prepared.images.classes))
+        for split in [split for split in parts if split != "test"]:
+            scores = evaluate(network, parts[split], task.judge(classes, parts[split]), settings.patch_size)
             metrics |= {f"{split}_{name}": value for name, value in scores.items()}
-        write_atomically(folder / "samples.npz", samples(network, task, prepared.arrays["test"]))
-    run = _record(settings, history.epochs, best_epoch, metrics)
+        running, batch = outcomes_in_both_modes(network, task, classes, parts["test"], settings)
+        write_atomically(folder / "samples.npz", samples(network, task, parts["test"], settings.patch_size))
+    write_atomically(folder / OUTCOMES, running.to_csv())
+    if batch is not None:
+        write_atomically(folder / BATCH_OUTCOMES, batch.to_csv())
+    run = _record(settings, history, best_epoch, metrics, task, running, batch, prepared.resampled)
     write_atomically(folder / "run.json", run.model_dump_json(indent=1))
     return run
+
+
+def _training_images(settings: RunSettings, train: Arrays) -> tuple[Arrays, int]:
+    """Choose the share of the patients (or images) that is trained on, and the steps of an epoch.
+
+    Steps are those of the whole training split whatever the share: less data then means as much training.
+    """
+    each = 1 if settings.patch_size is None else settings.patches_per_volume
+    steps = max(1, len(train.names) * each // settings.batch_size)
+    if settings.train_share == 1:
+        return train, steps
+    units = [patient or name for patient, name in zip(train.patients, train.names, strict=True)]
+    labels = [int(target) if target.dim() == 0 else None for target in train.targets]
+    return train.take(share_of(units, labels, settings.train_share, settings.seed)), steps
 
 
 def _fit(
     settings: RunSettings,
     task: Task,
-    prepared: Prepared,
+    classes: tuple[str, ...],
+    parts: Mapping[str, Arrays],
+    steps: int,
     network: torch.nn.Module,
     folder: Path,
     callbacks: list[Callback],
 ) -> None:
     """Let Lightning train; it goes on from last.ckpt where there is one."""
-    classes, last = prepared.images.classes, folder / "last.ckpt"
+    last, val = folder / "last.ckpt", parts.get("val")
     # After the epoch's record is closed, so that the record is in them. Two callbacks: save_last=True would write
     # last.ckpt only in epochs that are the best so far, and a killed run would go on from there. Best comes first, so
-    # that last knows of it.
+    # that last knows of it. Without validation images the best epoch is the last.
     when: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
-    checkpoints = [
-        _Checkpoints(folder, "best", monitor=f"val_{task.main_metric}", mode="max", **when),
-        _Checkpoints(folder, "last", **when),
-    ]
+    # The mode stands there without a metric, too: Lightning tells the states of the two apart by what they are told.
+    best: dict[str, Any] = {"mode": "max"} | ({} if val is None else {"monitor": f"val_{task.main_metric}"})
+    checkpoints = [_Checkpoints(folder, "best", **best, **when), _Checkpoints(folder, "last", **when)]
     trainer = pl.Trainer(
         max_epochs=settings.epochs,
         accelerator="gpu" if settings.device != "cpu" and torch.cuda.is_available() else "cpu",
@@ -119,14 +146,22 @@ def _fit(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    judges = (task.judge(classes), task.judge(classes, val))
     with _interruptible():
         trainer.fit(
-            TrainingModule(network, task.loss(), task.judge(classes), task.judge(classes), settings),
-            training_loader(prepared.arrays["train"], settings.batch_size, settings.seed),
-            evaluation_loader(prepared.arrays["val"]),
+            TrainingModule(network, task.loss(), *judges, settings),
+            _loader(settings, parts["train"], steps, network),
+            None if val is None else evaluation_loader(val),
             ckpt_path=last if last.exists() else None,
             weights_only=True,
         )
+
+
+def _loader(settings: RunSettings, train: Arrays, steps: int, network: torch.nn.Module) -> Loader:
+    if settings.patch_size is None:
+        return training_loader(train, settings.batch_size, settings.seed, steps)
+    scaling = network.get_submodule("scaling")
+    return patch_loader(train, scaling, settings.patch_size, settings.batch_size, settings.seed, steps)
 
 
 class _Checkpoints(ModelCheckpoint):
@@ -144,25 +179,49 @@ class _Checkpoints(ModelCheckpoint):
         super().load_state_dict({**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath})
 
 
-def _record(settings: RunSettings, epochs: list[Epoch], best_epoch: int, metrics: Mapping[str, float | None]) -> Run:
+def _record(
+    settings: RunSettings,
+    history: History,
+    best_epoch: int,
+    metrics: Mapping[str, float | None],
+    task: Task,
+    running: Outcomes,
+    batch: Outcomes | None,
+    resampled: str,
+) -> Run:
+    epochs = history.epochs
     peaks = [epoch.peak_memory_mb for epoch in epochs if epoch.peak_memory_mb is not None]
+    draws = running.replicates(task.unit) if resampled else {}
+    sites = {site: rows.metrics(task.unit) for site, rows in running.by_site().items()}
     return Run(
         name=settings.name,
         norm=settings.norm,
         regularizer=settings.regularizer,
         batch_size=settings.batch_size,
+        network=settings.network,
+        train_share=settings.train_share,
+        fold=settings.fold,
         seed=settings.seed,
         status="diverged" if epochs[-1].train_loss is None else "finished",
         best_epoch=best_epoch,
         epochs_to_target=None,
         seconds_to_target=None,
-        metrics=dict(metrics),
+        metrics={**metrics, **_as_test(running.metrics(task.unit))},
+        intervals={f"test_{name}": interval(values) for name, values in draws.items()},
+        batch_metrics={} if batch is None else _as_test(batch.metrics(task.unit)),
+        sites={site: _as_test(scores) for site, scores in sites.items()},
+        initial_gradient_norms=history.initial_gradients,
         epochs=epochs,
         seconds=sum(epoch.seconds for epoch in epochs),
         seconds_per_step=statistics.median(epoch.seconds_per_step for epoch in epochs),
         peak_memory_mb=max(peaks, default=None),
         samples="samples.npz",
+        outcomes=OUTCOMES,
     )
+
+
+def _as_test(scores: Metrics) -> Metrics:
+    return {f"test_{name}": value for name, value in scores.items()}
 
 
 def _tensorboard(folder: Path) -> TensorBoardLogger:

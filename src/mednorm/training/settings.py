@@ -11,12 +11,16 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from mednorm.errors import ConfigError
+from mednorm.tasks import Prepared, find_task
+from mednorm.tasks.dropout import Placement
 
-Norm = Literal["none", "batch", "group", "instance"]
+Norm = Literal["none", "batch", "group", "instance", "layer"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Device = Literal["auto", "cpu", "cuda"]
 
-REGULARIZERS = ("dropout", "l1", "l2")
+# Where dropout stands, by the name of the regularizer.
+PLACEMENTS: dict[str, Placement] = {"dropout": "every", "dropout_before": "before", "dropout_last": "last"}
+REGULARIZERS = (*PLACEMENTS, "l1", "l2")
 
 
 def canonical_regularizer(text: str) -> str:
@@ -29,11 +33,15 @@ def canonical_regularizer(text: str) -> str:
             raise ValueError(
                 f"expected 'none' or a sum of {', '.join(REGULARIZERS)} such as 'dropout+l2', got {text!r}"
             )
+    dropouts = [part for part in PLACEMENTS if part in parts]
+    if len(dropouts) > 1:
+        raise ValueError(f"expected dropout in one place, got {' and '.join(dropouts)}")
     return "+".join(name for name in REGULARIZERS if name in parts)
 
 
 Regularizer = Annotated[str, AfterValidator(canonical_regularizer)]
 BatchSize = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]  # the generators' own seeds, made of this and the epoch, have 64 bits
 
 
@@ -47,6 +55,13 @@ class CommonSettings(BaseModel):
     classes: list[str] | None = Field(default=None, description="class names, in the order of their numbers")
     split_seed: int = Field(default=0, ge=0, description="seed of the split by patient, where data names none")
     image_size: list[int] | None = Field(default=None, description="resample every image to this size, in voxels")
+    folds: int = Field(
+        default=0, ge=0, description="cross-validate over so many folds of patients; 0: the data's splits"
+    )
+    holdout_site: str | None = Field(default=None, description="test on this site, train on the others; or each")
+    network: str = Field(description="a name, or package.module:factory for a network of one's own")
+    patch_size: list[int] | None = Field(default=None, description="train on patches, predict by sliding windows")
+    patches_per_volume: int = Field(default=4, ge=1, description="patches of each volume in an epoch")
     epochs: int = Field(ge=1)
     optimizer: Optimizer = "adam"
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -57,12 +72,29 @@ class CommonSettings(BaseModel):
     tensorboard: bool = False
 
 
+def prepare(settings: CommonSettings) -> Prepared:
+    """Read, check and divide the images that settings speak of; see `Task.prepare`."""
+    return find_task(settings.task).prepare(
+        settings.data,
+        settings.classes,
+        settings.split_seed,
+        settings.image_size,
+        settings.folds,
+        settings.holdout_site,
+    )
+
+
 class RunSettings(CommonSettings):
     """One run."""
 
     norm: Norm
     regularizer: Regularizer
     batch_size: BatchSize
+    train_share: Share = 1.0
+    fold: str = ""
+    deeper: bool = False
+    spacing: list[float] | None = Field(default=None, description="of the training volumes, in mm")
+    orientation: str | None = Field(default=None, description="of the training volumes, such as RAS")
     seed: Seed
     digest: str = Field(
         default="", description="SHA-256 of all images and targets: a run goes on with the same ones only"
@@ -71,12 +103,20 @@ class RunSettings(CommonSettings):
     @property
     def name(self) -> str:
         """Name of the run's folder."""
-        return f"{self.norm}-{self.regularizer}-b{self.batch_size}-s{self.seed}"
+        parts = [self.norm, self.regularizer, f"b{self.batch_size}", f"s{self.seed}"]
+        parts += ["deeper"] * self.deeper + [f"t{self.train_share:g}"] * (self.train_share < 1)
+        return "-".join(parts + ([f"f{self.fold}"] if self.fold else []))
+
+    @property
+    def placement(self) -> Placement | None:
+        """Where the network has dropout; None where the arm has none."""
+        found = [PLACEMENTS[part] for part in self.regularizer.split("+") if part in PLACEMENTS]
+        return found[0] if found and self.dropout > 0 else None
 
     @property
     def dropout_rate(self) -> float:
         """Dropout of the network: 0 where the arm has none."""
-        return self.dropout if "dropout" in self.regularizer.split("+") else 0.0
+        return self.dropout if self.placement else 0.0
 
 
 Settings = TypeVar("Settings", bound=CommonSettings)

@@ -5,8 +5,8 @@ from mednorm.data import Arrays
 from mednorm.training.batches import EpochBatches, evaluation_loader, training_loader
 
 
-def drawn(size, batch_size, seed, epoch):
-    batches = EpochBatches(size, batch_size, seed)
+def drawn(size, batch_size, seed, epoch, steps=None):
+    batches = EpochBatches(size, batch_size, seed, steps)
     batches.set_epoch(epoch)
     return list(batches)
 
@@ -14,7 +14,8 @@ def drawn(size, batch_size, seed, epoch):
 def arrays(count):
     numbers = torch.arange(count)
     names = tuple(map(str, range(count)))
-    return Arrays(numbers.float().view(-1, 1, 1, 1), numbers * 10, names, (None,) * count, (None,) * count)
+    unknown = (None,) * count
+    return Arrays(numbers.float().view(-1, 1, 1, 1), numbers * 10, names, unknown, unknown, unknown)
 
 
 def test_the_order_depends_on_seed_and_epoch_alone():
@@ -60,6 +61,24 @@ def test_a_batch_as_large_as_the_set_is_the_set():
     assert sorted(batch) == [0, 1, 2, 3, 4]
 
 
+def test_more_steps_than_the_images_fill_take_every_image_again_in_a_new_order():
+    batches = drawn(6, 4, 0, 0, steps=9)
+    assert [len(batch) for batch in batches] == [4] * 9
+    seen = [row for batch in batches for row in batch]
+    rounds = [seen[start : start + 6] for start in range(0, 36, 6)]
+    assert [sorted(each) for each in rounds] == [list(range(6))] * 6
+    assert len({tuple(each) for each in rounds}) > 1
+
+
+def test_a_batch_larger_than_the_images_repeats_some_of_them():
+    (batch,) = drawn(3, 8, 0, 0, steps=1)
+    assert sorted(batch.count(row) for row in range(3)) == [2, 3, 3]
+
+
+def test_the_first_steps_are_the_same_however_many_follow():
+    assert drawn(6, 4, 2, 1, steps=9)[:1] == drawn(6, 4, 2, 1)
+
+
 def test_training_batches_keep_each_image_with_its_target():
     batches = list(training_loader(arrays(20), 6, seed=1))
     assert [len(images) for images, _ in batches] == [6, 6, 6]
@@ -71,3 +90,13 @@ def test_evaluation_takes_every_image_once_in_order():
     batches = list(evaluation_loader(arrays(10), batch_size=4))
     assert [images.flatten().tolist() for images, _ in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert torch.cat([targets for _, targets in batches]).tolist() == list(range(0, 100, 10))
+
+
+def test_volumes_of_different_sizes_are_evaluated_one_at_a_time_in_order():
+    volumes = tuple(torch.full((1, side, 4, 4), float(side)) for side in (3, 5, 4))
+    masks = tuple(torch.full((side, 4, 4), side) for side in (3, 5, 4))
+    unknown = (None,) * 3
+    batches = list(evaluation_loader(Arrays(volumes, masks, ("a", "b", "c"), unknown, unknown, unknown)))
+    for (image, mask), volume, truth in zip(batches, volumes, masks, strict=True):
+        assert torch.equal(image, volume[None])
+        assert torch.equal(mask, truth[None])

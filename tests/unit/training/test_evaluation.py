@@ -10,7 +10,7 @@ from torch import nn
 from mednorm.data import Arrays
 from mednorm.errors import ConfigError, DataError, RunError
 from mednorm.tasks import find_task
-from mednorm.training.evaluation import evaluate_run, evaluation_mode, samples
+from mednorm.training.evaluation import evaluate_run, samples
 from tests.studies import write_npz
 from tests.unit.data.made import picture, table
 
@@ -27,41 +27,17 @@ def stored(study_results):
     return next(run for run in study_results.runs if run.name == RUN).metrics
 
 
-def mixed_modes():
-    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Sequential(nn.BatchNorm2d(2), nn.Dropout()), nn.ReLU())
-    network[1][0].eval()
-    return network, {name: part.training for name, part in network.named_modules()}
-
-
-def test_every_module_gets_its_own_mode_back():
-    network, before = mixed_modes()
-    with evaluation_mode(network):
-        assert not any(part.training for part in network.modules())
-        assert not torch.is_grad_enabled()
-    assert {name: part.training for name, part in network.named_modules()} == before
-    assert torch.is_grad_enabled()
-
-
-def test_every_module_gets_its_own_mode_back_after_an_exception():
-    network, before = mixed_modes()
-    with pytest.raises(ZeroDivisionError), evaluation_mode(network):
-        1 / 0  # noqa: B018
-    assert {name: part.training for name, part in network.named_modules()} == before
-    assert torch.is_grad_enabled()
-
-
 @pytest.mark.parametrize(("split", "count"), [("train", 48), ("val", 16), ("test", 20)])
 def test_a_run_judged_again_on_its_own_data_gets_its_stored_metrics(folder, stored, split, count):
-    images, metrics = evaluate_run(folder, None, split)
-    assert images == count
-    expected = {name: stored[f"{split}_{name}"] for name in ("auc", "accuracy")}
-    assert metrics == pytest.approx(expected, abs=1e-6)
+    judged = evaluate_run(folder, None, split)
+    assert (judged.images, judged.resampled) == (count, ("images", count))
+    assert judged.metrics == pytest.approx({name: stored[f"{split}_{name}"] for name in judged.metrics}, abs=1e-6)
 
 
 def test_the_same_images_from_another_file_get_the_same_metrics(folder, stored, lung_npz, tmp_path):
     copy = shutil.copy(lung_npz, tmp_path / "elsewhere.npz")
-    images, metrics = evaluate_run(folder, str(copy), "test")
-    assert (images, metrics["auc"]) == (20, pytest.approx(stored["test_auc"], abs=1e-6))
+    judged = evaluate_run(folder, str(copy), "test")
+    assert (judged.images, judged.metrics["auc"]) == (20, pytest.approx(stored["test_auc"], abs=1e-6))
 
 
 def test_other_images_get_other_metrics(folder, stored, tmp_path):
@@ -70,16 +46,16 @@ def test_other_images_get_other_metrics(folder, stored, tmp_path):
         content = dict(file)
     content["test_labels"] = 1 - content["test_labels"]
     np.savez(other, **content)
-    images, metrics = evaluate_run(folder, str(other), "test")
-    assert images == 31
-    assert metrics["auc"] < stored["test_auc"]
+    judged = evaluate_run(folder, str(other), "test")
+    assert judged.images == 31
+    assert judged.metrics["auc"] < stored["test_auc"]
 
 
 def test_all_means_every_image_of_every_split(folder, stored):
-    images, metrics = evaluate_run(folder, None, "all")
+    judged = evaluate_run(folder, None, "all")
     right = sum(count * stored[f"{split}_accuracy"] for split, count in (("train", 48), ("val", 16), ("test", 20)))
-    assert images == 84
-    assert metrics["accuracy"] == pytest.approx(right / 84, abs=1e-6)
+    assert judged.images == 84
+    assert judged.metrics["accuracy"] == pytest.approx(right / 84, abs=1e-6)
 
 
 def test_images_of_another_size_are_resampled_to_that_of_the_training(folder, stored, lung_npz, tmp_path):
@@ -88,8 +64,8 @@ def test_images_of_another_size_are_resampled_to_that_of_the_training(folder, st
     for split in ("train", "val", "test"):
         content[f"{split}_images"] = content[f"{split}_images"].repeat(2, 1).repeat(2, 2)
     np.savez(tmp_path / "twice.npz", **content)
-    _, metrics = evaluate_run(folder, str(tmp_path / "twice.npz"), "test")
-    assert metrics["auc"] == pytest.approx(stored["test_auc"], abs=1e-6)
+    judged = evaluate_run(folder, str(tmp_path / "twice.npz"), "test")
+    assert judged.metrics["auc"] == pytest.approx(stored["test_auc"], abs=1e-6)
 
 
 def test_images_with_other_channels_are_refused_with_both_shapes(folder, lung_npz, tmp_path):
@@ -164,7 +140,7 @@ def test_the_samples_are_evenly_spaced_test_images_with_what_the_kept_network_sa
     np.testing.assert_allclose(sample["probability"].sum(1), 1, rtol=1e-5)
     task = find_task("lung")
     prepared = task.prepare(str(lung_npz))
-    network = task.network_for(prepared.shape, "batch", 0.25).eval()
+    network = task.network_for(prepared.shape, "article_cnn", "batch", 0.25, "every").eval()
     state = torch.load(folder / "best.ckpt", weights_only=True)["state_dict"]
     network.load_state_dict({key.removeprefix("network."): value for key, value in state.items()})
     with torch.no_grad():
@@ -183,7 +159,9 @@ def two_images(tmp_path):
 
 
 def test_all_images_of_data_without_splits_are_judged_without_dividing_them(folder, two_images):
-    assert evaluate_run(folder, two_images, "all")[0] == 2
+    judged = evaluate_run(folder, two_images, "all")
+    assert judged.images == 2
+    assert set(judged.intervals.values()) == {None}, "two images are too few to resample"
 
 
 def test_one_split_of_data_without_splits_still_divides_them(folder, two_images):
@@ -193,8 +171,9 @@ def test_one_split_of_data_without_splits_still_divides_them(folder, two_images)
 
 def sampled(images, targets, network, task="tissue"):
     names = tuple(f"image {number}" for number in range(len(images)))
-    arrays = Arrays(images, targets, names, ("Geneva", *(None,) * (len(images) - 1)), (None,) * len(images))
-    with np.load(io.BytesIO(samples(network, find_task(task), arrays))) as file:
+    unknown = (None,) * len(images)
+    arrays = Arrays(images, targets, names, ("Geneva", *unknown[1:]), unknown, unknown)
+    with np.load(io.BytesIO(samples(network, find_task(task), arrays, None))) as file:
         return dict(file)
 
 
@@ -214,6 +193,18 @@ def test_samples_in_the_plane_are_whole():
     found = sampled(images, truth, nn.Conv2d(1, 2, 1))
     np.testing.assert_array_equal(found["image"], images)
     np.testing.assert_array_equal(found["truth"], truth)
+
+
+def test_samples_of_volumes_that_differ_in_size_are_cut_or_padded_to_the_first():
+    images = tuple(torch.rand(1, side, 5, 3) for side in (4, 6, 2))
+    truth = tuple(torch.ones(side, 5, 3, dtype=torch.long) for side in (4, 6, 2))
+    names, unknown = ("a", "b", "c"), (None,) * 3
+    arrays = Arrays(images, truth, names, unknown, unknown, unknown)
+    with np.load(io.BytesIO(samples(nn.Conv3d(1, 2, 1), find_task("brain3d"), arrays, None))) as file:
+        found = dict(file)
+    middle = [image[0, :, :, 1].numpy() for image in images]
+    np.testing.assert_array_equal(found["image"][:, 0], [middle[0], middle[1][:4], np.pad(middle[2], ((0, 2), (0, 0)))])
+    assert found["truth"].sum((1, 2)).tolist() == [20, 20, 10]
 
 
 def test_a_sample_of_a_classified_volume_keeps_its_label():

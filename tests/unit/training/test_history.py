@@ -1,5 +1,5 @@
 import csv
-from dataclasses import replace
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import lightning.pytorch as pl
@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from mednorm.tasks import find_task
+from mednorm.tasks import Task, find_task
 from mednorm.tasks.judge import ClassificationJudge
-from mednorm.tasks.networks import fit_input_scaling
+from mednorm.tasks.scaling import fit_input_scaling
 from mednorm.training.batches import training_loader
 from mednorm.training.run import train
 from tests.studies import run_settings
@@ -18,29 +18,57 @@ from tests.studies import run_settings
 LUNG = find_task("lung")
 
 
-class Backwards(nn.Module):
-    """Calls its layers in another order than the one it holds them in."""
+BACKWARDS = """
+from torch import nn
+from monai.networks.layers.utils import get_norm_layer
 
-    def __init__(self):
+
+class Backwards(nn.Module):
+    def __init__(self, spatial_dims, in_channels, out_channels, norm):
         super().__init__()
-        self.dense = nn.Linear(4, 2)
+        self.dense = nn.Linear(4, out_channels)
+        self.norm = get_norm_layer(norm, spatial_dims, 4)
         self.second = nn.Conv2d(3, 4, 3)
-        self.first = nn.Conv2d(1, 3, 3)
+        self.first = nn.Conv2d(in_channels, 3, 3)
 
     def forward(self, images):
-        return self.dense(self.second(self.first(images)).mean((2, 3)))
+        return self.dense(self.norm(self.second(self.first(images))).mean((2, 3)))
+"""
+
+
+@dataclass(frozen=True)
+class Watched(Task):
+    """Keeps the networks it builds."""
+
+    built: tuple = ()
+
+    def network_for(self, *arguments):
+        network = super().network_for(*arguments)
+        self.built.append(network)
+        return network
+
+
+def watched():
+    return Watched(**vars(LUNG), built=[])
+
+
+def fresh(prepared, settings):
+    """The network as it is before its first step."""
+    torch.manual_seed(settings.seed)
+    network = LUNG.network_for(
+        prepared.shape, settings.network, settings.norm, settings.dropout_rate, settings.placement
+    )
+    fit_input_scaling(network, prepared.splits()["train"].images)
+    return network
 
 
 def first_step(settings, prepared):
     """Do the first step of a run by hand: the network after its backward pass, and each layer's output."""
-    torch.manual_seed(settings.seed)
-    network = LUNG.network_for(prepared.shape, settings.norm, settings.dropout_rate)
-    fit_input_scaling(network, prepared.arrays["train"].images)
-    outputs = {}
+    network, outputs = fresh(prepared, settings), {}
     for name in ("conv1", "conv2", "dense"):
         layer = getattr(network.net, name)
         layer.register_forward_hook(lambda _, __, output, name=name: outputs.update({name: output.detach().numpy()}))
-    images, labels = next(iter(training_loader(prepared.arrays["train"], settings.batch_size, settings.seed)))
+    images, labels = next(iter(training_loader(prepared.splits()["train"], settings.batch_size, settings.seed)))
     nn.functional.cross_entropy(network(images), labels).backward()
     return network, outputs
 
@@ -76,22 +104,33 @@ def test_gradient_norms_are_averaged_over_the_steps(prepared, tmp_path):
         epochs=1, batch_size=16, optimizer="sgd", learning_rate=1e-30
     )  # weights stay where they are
     run = train(settings, LUNG, prepared, tmp_path)
-    torch.manual_seed(settings.seed)
-    network = LUNG.network_for(prepared.shape, "batch", 0.0)
-    fit_input_scaling(network, prepared.arrays["train"].images)
-    norms = []
-    for images, labels in training_loader(prepared.arrays["train"], 16, settings.seed):
+    network, norms = fresh(prepared, settings), []
+    for images, labels in training_loader(prepared.splits()["train"], 16, settings.seed):
         network.zero_grad()
         nn.functional.cross_entropy(network(images), labels).backward()
         norms.append(network.net.dense.weight.grad.norm().item())
     assert len(norms) == 3
     assert run.epochs[0].gradient_norms["dense"] == pytest.approx(np.mean(norms), rel=1e-4)
+    assert run.initial_gradient_norms["dense"] == pytest.approx(norms[0], rel=1e-4)
 
 
-def test_layers_stand_in_the_order_in_which_they_are_called(prepared, tmp_path):
-    task = replace(LUNG, build=lambda shape, norm, dropout: Backwards())
-    run = train(run_settings(epochs=1), task, prepared, tmp_path)
+def test_the_first_gradients_are_those_of_the_first_batch_in_the_order_of_the_layers(prepared, tmp_path):
+    settings = run_settings(epochs=2, batch_size=16)
+    run = train(settings, LUNG, prepared, tmp_path)
+    network, _ = first_step(settings, prepared)
+    expected = {n: np.linalg.norm(getattr(network.net, n).weight.grad) for n in ("conv1", "conv2", "dense")}
+    assert list(run.initial_gradient_norms) == list(expected)
+    assert run.initial_gradient_norms == pytest.approx(expected, rel=1e-4)
+    assert run.epochs[0].gradient_norms["dense"] != run.initial_gradient_norms["dense"]
+
+
+def test_layers_stand_in_the_order_in_which_they_are_called(prepared, tmp_path, monkeypatch):
+    (tmp_path / "backwards_network.py").write_text(BACKWARDS)
+    monkeypatch.chdir(tmp_path)
+    settings = run_settings(epochs=1, network="backwards_network:Backwards")
+    run = train(settings, LUNG, prepared, tmp_path / "run")
     assert list(run.epochs[0].gradient_norms) == ["first", "second", "dense"]
+    assert list(run.initial_gradient_norms) == ["first", "second", "dense"]
     assert list(run.epochs[0].layers) == ["first", "second", "dense"]
 
 
@@ -104,26 +143,16 @@ class Trouble(pl.Callback):
 
 
 def test_no_hook_is_left_on_the_network_after_an_exception(prepared, tmp_path):
-    built = []
-
-    def build(shape, norm, dropout):
-        built.append(LUNG.build(shape, norm, dropout))
-        return built[-1]
-
+    task = watched()
     with pytest.raises(OSError, match="disk on fire"):
-        train(run_settings(), replace(LUNG, build=build), prepared, tmp_path, [Trouble()])
-    assert [name for name, part in built[0].named_modules() if part._forward_hooks] == []
+        train(run_settings(), task, prepared, tmp_path, [Trouble()])
+    assert [name for name, part in task.built[0].named_modules() if part._forward_hooks] == []
 
 
 def test_no_hook_is_left_on_the_network_after_training(prepared, tmp_path):
-    built = []
-
-    def build(shape, norm, dropout):
-        built.append(LUNG.build(shape, norm, dropout))
-        return built[-1]
-
-    train(run_settings(epochs=1), replace(LUNG, build=build), prepared, tmp_path)
-    assert [name for name, part in built[0].named_modules() if part._forward_hooks] == []
+    task = watched()
+    train(run_settings(epochs=1), task, prepared, tmp_path)
+    assert [name for name, part in task.built[0].named_modules() if part._forward_hooks] == []
 
 
 def test_the_table_has_a_row_for_each_epoch_with_the_numbers_of_the_record(study_folder, study_results):
@@ -161,10 +190,7 @@ def test_training_metrics_are_taken_over_all_images_of_the_epoch(prepared, tmp_p
 
     settings = run_settings(epochs=1, norm="none", optimizer="sgd", learning_rate=1e-30)
     run = train(settings, LUNG, prepared, tmp_path)
-    torch.manual_seed(settings.seed)
-    network = LUNG.network_for(prepared.shape, "none", 0.0)
-    train_set = prepared.arrays["train"]
-    fit_input_scaling(network, train_set.images)
+    network, train_set = fresh(prepared, settings), prepared.splits()["train"]
     with torch.no_grad():
         logits = network(train_set.images)
     expected = roc_auc_score(train_set.targets, logits.softmax(1)[:, 1])

@@ -1,3 +1,5 @@
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch import nn
@@ -9,9 +11,8 @@ from tests.studies import run_settings
 
 def module(**changed):
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Dropout(0.5), nn.Linear(16, 2))
-    return TrainingModule(
-        network, nn.CrossEntropyLoss(), ClassificationJudge(2), ClassificationJudge(2), run_settings(**changed)
-    )
+    judges = ClassificationJudge(("a", "b")), ClassificationJudge(("a", "b"))
+    return TrainingModule(network, nn.CrossEntropyLoss(), *judges, run_settings(**changed))
 
 
 def test_without_a_penalty_there_is_none():
@@ -74,11 +75,22 @@ def test_the_optimizer_is_the_one_asked_for_without_a_decay_of_its_own(name, kin
     assert {(group["lr"], group["weight_decay"]) for group in optimizer.param_groups} == {(0.02, 0)}
 
 
+def test_patches_are_not_scaled_again():
+    """They were scaled with their whole volume; images are scaled by the network."""
+    network = nn.Sequential(OrderedDict(scaling=nn.Hardtanh(0, 1), net=nn.Sequential(nn.Flatten(), nn.Linear(16, 2))))
+    images, labels = torch.randn(6, 1, 4, 4), torch.arange(6) % 2
+    for patch_size, seen in ((None, images.clamp(0, 1)), ([4, 4], images)):
+        judges = ClassificationJudge(("a", "b")), ClassificationJudge(("a", "b"))
+        made = TrainingModule(network, nn.CrossEntropyLoss(), *judges, run_settings(patch_size=patch_size))
+        logits = made.training_step((images, labels), 0)["logits"]
+        torch.testing.assert_close(logits, network.net(seen).detach())
+
+
 def test_training_batches_are_judged_when_the_step_is_over_and_not_in_it():
     made = module()
     images, labels = torch.randn(6, 1, 4, 4), torch.arange(6) % 2
     outputs = made.training_step((images, labels), 0)
-    assert made.metrics("train") == {"auc": None, "accuracy": None}
+    assert set(made.metrics("train").values()) == {None}
     made.on_train_batch_end(outputs, (images, labels), 0)
     right = (outputs["logits"].argmax(1) == labels).double().mean().item()
     assert made.metrics("train")["accuracy"] == pytest.approx(right)

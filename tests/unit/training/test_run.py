@@ -7,6 +7,7 @@ import pytest
 import torch
 from filelock import FileLock
 
+from mednorm.data import Fold
 from mednorm.errors import ConfigError, RunError
 from mednorm.results import Run
 from mednorm.tasks import find_task
@@ -39,7 +40,7 @@ class Draws(pl.Callback):
 
     def on_train_batch_start(self, trainer, module, batch, batch_index):
         if batch_index == 0:
-            layer = module.network.net.dropout
+            layer = module.network.net.norm1.dropout
             self.handle = layer.register_forward_hook(
                 lambda _, given, output: self.masks.append(kept(given[0], output))
             )
@@ -123,10 +124,10 @@ def test_dropout_differs_between_epochs_and_is_drawn_again_alike_by_a_resumed_ru
 @pytest.fixture(scope="module")
 def past_its_best(prepared, tmp_path_factory):
     """An uninterrupted run whose last epochs are not its best: its settings, its record, its folder."""
-    settings = run_settings(epochs=4, regularizer="dropout", optimizer="sgd", learning_rate=0.03)
+    settings = run_settings(epochs=4, regularizer="dropout", learning_rate=0.01)
     folder = tmp_path_factory.mktemp("past") / "run"
     run = train(settings, LUNG, prepared, folder)
-    assert run.best_epoch == 2, "choose another learning rate"
+    assert run.best_epoch == 1, "choose another learning rate"
     return settings, run, folder
 
 
@@ -134,7 +135,7 @@ def test_the_last_epoch_is_kept_beside_the_best(past_its_best):
     """With save_last=True, Lightning 2.6 writes last.ckpt in the epochs only that are the best so far."""
     _, _, folder = past_its_best
     epochs = {name: torch.load(folder / f"{name}.ckpt", weights_only=True)["epoch"] for name in ("best", "last")}
-    assert epochs == {"best": 1, "last": 3}
+    assert epochs == {"best": 0, "last": 3}
     assert sorted(path.name for path in folder.glob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
 
 
@@ -186,7 +187,7 @@ def test_training_leaves_the_random_state_of_the_program_as_it_was(settings, pre
 
 def test_the_scaling_of_the_input_is_that_of_the_training_images_alone(whole, prepared):
     state = torch.load(whole[1] / "best.ckpt", weights_only=True)["state_dict"]
-    images = prepared.arrays["train"].images.double()
+    images = prepared.splits()["train"].images.double()
     assert state["network.scaling.mean"].item() == pytest.approx(images.mean().item(), rel=1e-5)
     assert state["network.scaling.std"].item() == pytest.approx(images.std(correction=0).item(), rel=1e-5)
 
@@ -216,7 +217,7 @@ def test_a_run_that_diverges_late_is_judged_with_the_best_epoch_before(prepared,
     run = train(diverging(), LUNG, prepared, tmp_path / "run", [Explode()])
     assert (run.status, len(run.epochs)) == ("diverged", 3)
     assert run.best_epoch < 3
-    assert run.epochs[2].val_metrics == {"auc": None, "accuracy": None}
+    assert set(run.epochs[2].val_metrics.values()) == {None}
     best = run.epochs[run.best_epoch - 1].val_metrics
     assert run.metrics["val_auc"] == pytest.approx(best["auc"], abs=1e-6)
 
@@ -306,9 +307,9 @@ def test_what_a_killed_process_left_half_written_is_cleared_away(settings, prepa
 
 
 def test_validation_without_a_second_class_still_ends_with_the_first_epoch(prepared, tmp_path):
-    val = prepared.arrays["val"]
-    one_class = replace(val, targets=torch.zeros_like(val.targets))
-    changed = replace(prepared, arrays={**prepared.arrays, "val": one_class})
+    (own,) = prepared.folds
+    normal = [row for row in own.rows["val"] if prepared.arrays.targets[row] == 0]
+    changed = replace(prepared, folds=(Fold("", {**own.rows, "val": tuple(normal)}),))
     run = train(run_settings(epochs=2), LUNG, changed, tmp_path / "run")
     assert (run.status, run.best_epoch, run.metrics["val_auc"]) == ("finished", 1, None)
     assert run.metrics["test_auc"] is not None

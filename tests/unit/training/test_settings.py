@@ -15,7 +15,15 @@ def refused(**changed):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("none", "none"), ("l2+dropout", "dropout+l2"), (" l1 + l2 ", "l1+l2"), ("l2+l2", "l2"), ("dropout", "dropout")],
+    [
+        ("none", "none"),
+        ("l2+dropout", "dropout+l2"),
+        (" l1 + l2 ", "l1+l2"),
+        ("l2+l2", "l2"),
+        ("dropout", "dropout"),
+        ("l1+dropout_last", "dropout_last+l1"),
+        ("dropout_before", "dropout_before"),
+    ],
 )
 def test_a_regularizer_has_one_spelling(text, expected):
     assert canonical_regularizer(text) == expected
@@ -24,18 +32,49 @@ def test_a_regularizer_has_one_spelling(text, expected):
 @pytest.mark.parametrize("text", ["l3", "none+l2", "", "dropout+"])
 def test_an_unknown_regularizer_is_named_once(text):
     message = refused(regularizer=text)
-    assert message.startswith("here.toml: regularizer: expected 'none' or a sum of dropout, l1, l2")
+    known = "dropout, dropout_before, dropout_last, l1, l2 such as 'dropout+l2'"
+    assert message.startswith(f"here.toml: regularizer: expected 'none' or a sum of {known}, got")
     assert message.endswith(f"got {text!r}.")
     assert message.count("got") == 1
 
 
-def test_the_name_of_a_run_tells_what_it_is():
-    assert run_settings(regularizer="l2+dropout", seed=4).name == "batch-dropout+l2-b16-s4"
+def test_dropout_in_two_places_at_once_is_refused_with_both_named():
+    message = refused(regularizer="l2+dropout_last+dropout")
+    assert message == "here.toml: regularizer: expected dropout in one place, got dropout and dropout_last."
 
 
-@pytest.mark.parametrize(("regularizer", "rate"), [("none", 0.0), ("l2", 0.0), ("dropout", 0.4), ("dropout+l1", 0.4)])
-def test_only_an_arm_with_dropout_drops(regularizer, rate):
-    assert run_settings(regularizer=regularizer, dropout=0.4).dropout_rate == rate
+@pytest.mark.parametrize(
+    ("changed", "name"),
+    [
+        ({}, "batch-none-b16-s0"),
+        ({"regularizer": "l2+dropout", "seed": 4}, "batch-dropout+l2-b16-s4"),
+        ({"train_share": 0.1}, "batch-none-b16-s0-t0.1"),
+        ({"fold": "2of5"}, "batch-none-b16-s0-f2of5"),
+        ({"deeper": True, "train_share": 0.25, "fold": "site-HT"}, "batch-none-b16-s0-deeper-t0.25-fsite-HT"),
+    ],
+)
+def test_the_name_of_a_run_tells_what_it_is(changed, name):
+    assert run_settings(**changed).name == name
+
+
+@pytest.mark.parametrize(
+    ("regularizer", "rate", "placement"),
+    [
+        ("none", 0.0, None),
+        ("l2", 0.0, None),
+        ("dropout", 0.4, "every"),
+        ("dropout_before+l1", 0.4, "before"),
+        ("dropout_last", 0.4, "last"),
+    ],
+)
+def test_only_an_arm_with_dropout_drops_and_where_its_name_says(regularizer, rate, placement):
+    settings = run_settings(regularizer=regularizer, dropout=0.4)
+    assert (settings.dropout_rate, settings.placement) == (rate, placement)
+
+
+def test_dropout_of_nothing_has_no_place():
+    settings = run_settings(regularizer="dropout", dropout=0)
+    assert (settings.dropout_rate, settings.placement) == (0.0, None)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +87,12 @@ def test_only_an_arm_with_dropout_drops(regularizer, rate):
         ("l2", float("nan"), "here.toml: l2: .*got nan."),
         ("dropout", 1, "here.toml: dropout: input should be less than 1, got 1."),
         ("optimizer", "adma", "here.toml: optimizer: input should be 'adam', 'adamw' or 'sgd', got 'adma'."),
-        ("norm", "layer", "here.toml: norm: .*got 'layer'."),
+        ("norm", "renorm", "here.toml: norm: .*got 'renorm'."),
+        ("train_share", 0, "here.toml: train_share: input should be greater than 0, got 0."),
+        ("train_share", 1.5, "here.toml: train_share: input should be less than or equal to 1, got 1.5."),
+        ("folds", -1, "here.toml: folds: input should be greater than or equal to 0, got -1."),
+        ("patches_per_volume", 0, "here.toml: patches_per_volume: .*got 0."),
+        ("patch_size", "32", "here.toml: patch_size: input should be a valid list, got '32'."),
         ("seed", 2**31, "here.toml: seed: .*got 2147483648."),
         ("batch_size", 0, "here.toml: batch_size: .*got 0."),
         ("classes", "a,b", "here.toml: classes: input should be a valid list, got 'a,b'."),
@@ -71,7 +115,7 @@ def test_an_unknown_key_nothing_is_near_to_lists_the_known():
 
 def test_a_missing_key_is_named():
     with pytest.raises(ConfigError, match=r"^here\.toml: epochs is missing\.$"):
-        validated(RunSettings, {"task": "lung"}, "here.toml")
+        validated(RunSettings, {"task": "lung", "network": "article_cnn"}, "here.toml")
 
 
 def test_a_toml_file_that_is_not_there_is_named(tmp_path):
