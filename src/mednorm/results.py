@@ -17,6 +17,9 @@ SCHEMA_VERSION = 1
 # JSON has no infinity and no NaN: a quantity that does not exist is null, with its reason beside it.
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
+# Lower and upper end of a 95 % interval; null where it is not defined.
+Interval = tuple[Number, Number] | None
+
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -55,6 +58,9 @@ class Run(_Record):
     norm: str
     regularizer: str
     batch_size: int = Field(ge=1)
+    network: str = Field(default="", description="empty in files written before networks could be chosen")
+    train_share: Number = Field(default=1.0, gt=0, le=1, description="share of the training patients (or images) used")
+    fold: str = Field(default="", description="which part of the data was the test; empty: the data's own splits")
     seed: int
     status: Literal["finished", "diverged"]
     best_epoch: int = Field(ge=1)
@@ -62,6 +68,18 @@ class Run(_Record):
     seconds_to_target: Number | None
     metrics: dict[str, Number | None] = Field(
         description="train_*, val_* and test_* of the kept epoch, in evaluation mode"
+    )
+    intervals: dict[str, Interval] = Field(
+        default={}, description="95 % bootstrap interval of each test_*, over the patients or images of the test split"
+    )
+    batch_metrics: dict[str, Number | None] = Field(
+        default={},
+        description="test_* again, with the statistics of the test batches (of the training batch size, in a fixed "
+        "random order) in place of running statistics; empty where the network keeps none",
+    )
+    sites: dict[str, dict[str, Number | None]] = Field(default={}, description="test_* of each hospital or scanner")
+    initial_gradient_norms: dict[str, Number | None] = Field(
+        default={}, description="L2 norm of each weight's gradient in the very first step, first layer to last"
     )
     epochs: list[Epoch]
     seconds: Number
@@ -71,14 +89,20 @@ class Run(_Record):
         default=None,
         description="npz, relative to results.json: image (K, C, H, W), truth, prediction, name, site, probability",
     )
+    outcomes: str | None = Field(
+        default=None, description="csv, relative to results.json: one row a test image, what was true and predicted"
+    )
 
 
 class Estimate(_Record):
-    """A mean over seeds with its Student t interval. With one value there is no spread and no interval."""
+    """A mean with its interval: Student t over seeds, or bootstrap over patients or images, as its place says.
 
-    n: int = Field(ge=0, description="seeds behind the estimate")
+    With one value there is no spread and no interval.
+    """
+
+    n: int = Field(ge=0, description="seeds, patients or images behind the estimate")
     mean: Number | None
-    std: Number | None = Field(default=None, description="sample standard deviation over seeds (n − 1)")
+    std: Number | None = Field(default=None, description="sample standard deviation (n − 1)")
     low: Number | None = Field(default=None, description="lower end of the 95 % interval; null without spread")
     high: Number | None = Field(default=None, description="upper end of the 95 % interval; null without spread")
 
@@ -103,21 +127,61 @@ class ArmSummary(_Record):
     norm: str
     regularizer: str
     batch_size: int
+    network: str = ""
+    train_share: Number = 1.0
     runs: list[str] = Field(description="names of the runs pooled here")
-    metrics: dict[str, Estimate] = Field(description="the same keys as a run's metrics")
+    metrics: dict[str, Estimate] = Field(
+        description="the same keys as a run's metrics; with folds, a seed's test metrics are those of all folds' test "
+        "images together, and its other numbers are means over folds"
+    )
+    over_units: dict[str, Estimate] = Field(
+        default={}, description="each test_*, mean over seeds, with its bootstrap interval over patients or images"
+    )
+    batch_metrics: dict[str, Estimate] = Field(default={}, description="the same keys as a run's batch_metrics")
+    mode_gap: dict[str, Estimate] = Field(
+        default={}, description="test_* with running statistics minus the same with batch statistics, paired by seed"
+    )
+    sites: dict[str, dict[str, Estimate]] = Field(default={}, description="test_* of each hospital or scanner")
     generalization_gap: Estimate = Field(description="train metric minus test metric, for the study's main metric")
     epochs_to_target: Estimate = Field(description="over the seeds that reached it; n says how many did")
     seconds_to_target: Estimate
     gradient_ratio: Estimate = Field(description="gradient norm of the first layer over the last, first epoch")
+    initial_gradient_ratio: Estimate = Field(
+        default=Estimate(n=0, mean=None), description="the same in the very first step"
+    )
+    gradient_decades: Estimate = Field(
+        default=Estimate(n=0, mean=None),
+        description="orders of magnitude from the weakest layer's gradient norm to the strongest's, first epoch",
+    )
+    initial_gradient_decades: Estimate = Field(
+        default=Estimate(n=0, mean=None), description="the same in the very first step"
+    )
     seconds_per_step: Estimate
     peak_memory_mb: Estimate
     versus_none: dict[str, Estimate] = Field(
         description="paired differences, arm minus no normalization: every test metric, generalization_gap, "
-        "epochs_to_target, seconds_to_target, gradient_ratio, seconds_per_step, peak_memory_mb; empty without a partner"
+        "epochs_to_target, seconds_to_target, gradient_ratio, initial_gradient_ratio, "
+        "gradient_decades, initial_gradient_decades, seconds_per_step, peak_memory_mb; empty without a partner"
+    )
+    versus_none_over_units: dict[str, Estimate] = Field(
+        default={},
+        description="the difference of each test_*, with its interval over patients or images, paired",
     )
 
 
-Topic = Literal["quality", "speed", "batch_size", "regularizer", "overfitting", "gradients", "cost", "data", "caution"]
+Topic = Literal[
+    "quality",
+    "speed",
+    "batch_size",
+    "modes",
+    "regularizer",
+    "overfitting",
+    "gradients",
+    "sites",
+    "cost",
+    "data",
+    "caution",
+]
 Verdict = Literal["better", "worse", "not distinguishable", "info"]
 
 
@@ -127,7 +191,8 @@ class Statement(_Record):
     topic: Topic
     verdict: Verdict
     text: str
-    difference: Estimate | None = None
+    difference: Estimate | None = Field(default=None, description="over seeds")
+    over_units: Estimate | None = Field(default=None, description="the same difference over patients or images")
 
 
 class Target(_Record):
@@ -151,6 +216,14 @@ class DataSummary(_Record):
     patients: dict[str, int] = Field(description="patients in train, val and test; empty where patients are not known")
     sites: list[str]
     note: str = ""
+    unit: Literal["image", "patient"] = Field(default="image", description="what a test metric is the mean over")
+    resampled: str = Field(
+        default="", description="'patients' or 'images': what bootstrap intervals speak of; empty where there are none"
+    )
+
+
+# What is said beside a study's main metric; every other one stands in the tables.
+HEADLINES = ("accuracy", "calibration_error", "hd95")
 
 
 class Study(_Record):
@@ -159,7 +232,11 @@ class Study(_Record):
     task: str
     preset: str
     main_metric: str = Field(description="without prefix: 'dice', 'auc'")
-    network: str
+    network: str = Field(description="the base network, in words")
+    networks: list[str] = Field(default=[""], description="names of the networks, the base one first")
+    train_shares: list[Number] = Field(default=[1.0], description="shares of the training patients or images")
+    folds: list[str] = Field(default=[""], description="names of the folds; one without name: the data's own splits")
+    left_out: dict[str, str] = Field(default={}, description="arms that could not be trained, and why")
     parameters: int = Field(description="trainable parameters of the network without normalization")
     norms: list[str]
     regularizers: list[str]
@@ -172,14 +249,14 @@ class Study(_Record):
     learning_rate: Number
     target: Target
     data: DataSummary
-    settings: dict[str, str | int | float | bool | list[str] | list[int] | dict[str, float] | None] = Field(
+    settings: dict[str, str | int | float | bool | list[str] | list[int] | list[float] | None] = Field(
         description="the whole resolved configuration, as in study.toml"
     )
 
     def headline_metrics(self, metrics: Iterable[str]) -> list[str]:
-        """Choose the test metrics worth a sentence: the main one first, those of single classes left out."""
-        main = f"test_{self.main_metric}"
-        return [main, *(name for name in metrics if name.startswith("test_") and not name.startswith(main))]
+        """Choose the test metrics worth a sentence: the main one first, then those of few that there are."""
+        known = set(metrics)
+        return [f"test_{name}" for name in (self.main_metric, *HEADLINES) if f"test_{name}" in known]
 
     @property
     def base_regularizer(self) -> str:

@@ -155,6 +155,30 @@ def test_the_base_regularizer_is_none_or_else_the_first(regularizers, base):
 
 
 def test_the_headline_metrics_are_those_of_test_the_main_one_first_and_no_single_classes():
-    names = ["train_dice", "val_dice", "test_hausdorff_95", "test_dice_white", "test_dice", "test_dice_grey"]
-    assert make_results().study.headline_metrics(names) == ["test_dice", "test_hausdorff_95"]
-    assert make_results("classification").headline_metrics() == ["test_auc", "test_hausdorff_95"]
+    names = ["train_dice", "val_dice", "test_hd95", "test_hd95_white", "test_dice_white", "test_dice", "test_dice_grey"]
+    assert make_results().study.headline_metrics(names) == ["test_dice", "test_hd95"]
+    judged = ["test_specificity", "test_calibration_error", "test_auc", "test_accuracy", "test_balanced_accuracy"]
+    expected = ["test_auc", "test_accuracy", "test_calibration_error"]
+    assert make_results("classification").study.headline_metrics(judged) == expected
+
+
+def test_settings_with_shares_of_the_images_come_back_as_numbers_with_a_fraction(tmp_path, validator, content):
+    """Whole numbers and words alone were once let in, and a study of shares ended without results."""
+    content["study"]["settings"] |= {"train_shares": [0.1, 0.3, 1.0], "seeds": [0, 1], "holdout_site": None}
+    assert validator.is_valid(content)
+    settings = read_results(written(tmp_path, content)).study.settings
+    assert (settings["train_shares"], settings["seeds"]) == ([0.1, 0.3, 1.0], [0, 1])
+
+
+def test_results_from_before_there_were_networks_folds_and_shares_are_still_read(tmp_path, content):
+    added = {
+        "study": ("networks", "train_shares", "folds", "left_out"),
+        "runs": ("network", "train_share", "fold", "intervals", "batch_metrics", "sites", "initial_gradient_norms"),
+        "summary": ("network", "train_share", "over_units", "batch_metrics", "mode_gap", "sites"),
+    }
+    for part, names in added.items():
+        for record in content[part] if isinstance(content[part], list) else [content[part]]:
+            for name in names:
+                record.pop(name, None)
+    read = read_results(written(tmp_path, content))
+    assert (read.runs[0].network, read.runs[0].train_share, read.study.folds) == ("", 1.0, [""])

@@ -1,8 +1,21 @@
 """Runs and studies made by hand, with numbers chosen by the test."""
 
+from pathlib import Path
+
 from mednorm.results import DataSummary, Epoch, Run, Study, Target
+from mednorm.study.arms import Arm, trials
+from mednorm.study.settings import StudySettings
 from mednorm.study.statements import statements
 from mednorm.study.summary import choose_target, summarize, with_target
+
+
+def settings(**changed):
+    """A study of three norms, two regularizers and two batch sizes."""
+    values = {
+        "task": "lung", "network": "article_cnn", "epochs": 2, "norms": ["none", "batch", "group"],
+        "regularizers": ["none", "l2"], "batch_sizes": [2, 8], "base_batch_size": 8, "seeds": [0, 1],
+    }  # fmt: skip
+    return StudySettings.model_validate(values | changed)
 
 
 def epoch(number, value=None, *, seconds=2.0, gradients=None):
@@ -58,7 +71,9 @@ def study_of(runs, **changed):
         "batch_sizes": list(dict.fromkeys(run.batch_size for run in runs)),
         "base_batch_size": runs[0].batch_size, "seeds": list(dict.fromkeys(run.seed for run in runs)),
         "grid": "star", "epochs": 2, "optimizer": "adam", "learning_rate": 0.001,
-        "target": choose_target(runs, "auc", runs[0].regularizer, runs[0].batch_size, None),
+        "networks": list(dict.fromkeys(run.network for run in runs)),
+        "train_shares": list(dict.fromkeys(run.train_share for run in runs)),
+        "target": choose_target(runs, "auc", Arm.of(runs[0]), None),
         "data": DataSummary(
             source="made", kind="classification", classes=["a", "b"], shape=[1, 8, 8],
             images={"train": 800, "val": 100, "test": 100}, patients={}, sites=[],
@@ -68,11 +83,17 @@ def study_of(runs, **changed):
     return Study.model_validate(values | changed)
 
 
+def arms_of(runs):
+    """The runs by arm and seed; there are no files of what they predicted."""
+    return trials(runs, Path("nowhere"), "image", "")
+
+
 def said(runs, topic=None, *, target=None, **changed):
     """What a study of these runs says, on one topic."""
     study = study_of(runs, **changed)
     if target is not None:
         study = study.model_copy(update={"target": Target(metric="val_auc", value=target, source="given")})
     timed = [with_target(run, "auc", study.target.value) for run in runs]
-    everything = statements(study, timed, summarize(timed, "auc"), study.headline_metrics(timed[0].metrics))
+    arms = arms_of(timed)
+    everything = statements(study, arms, summarize(arms, "auc"), study.headline_metrics(timed[0].metrics))
     return [statement for statement in everything if topic in (None, statement.topic)]

@@ -3,8 +3,6 @@ import json
 import shutil
 import tomllib
 
-import nibabel
-import numpy as np
 import pytest
 from filelock import FileLock
 from rich.console import Console
@@ -12,15 +10,15 @@ from rich.console import Console
 from mednorm.errors import ConfigError, RunError
 from mednorm.report import write_report
 from mednorm.results import read_results
+from mednorm.study.arms import trials
 from mednorm.study.run import run_study
 from mednorm.study.settings import resolve
 from mednorm.study.summary import summarize
 from mednorm.tasks import find_task
+from mednorm.tasks.outcomes import read_outcomes
 from mednorm.training.disk import load_settings
-from mednorm.training.evaluation import evaluate_run
 from mednorm.training.progress import progress_display
 from tests.studies import figures, read_figures
-from tests.unit.data.made import table
 
 
 def settings(data, **flags):
@@ -42,16 +40,19 @@ def test_every_arm_was_trained_with_every_seed_one_seed_after_the_other(study_re
 def test_each_run_has_its_folder_with_its_record_but_for_the_time_to_the_target(study_folder, study_results):
     for run in study_results.runs:
         stored = json.loads((study_folder / "runs" / run.name / "run.json").read_text())
-        of_the_study = {"epochs_to_target", "seconds_to_target", "samples"}
-        assert stored == run.model_dump() | {key: stored[key] for key in of_the_study}
+        of_the_study = {"epochs_to_target", "seconds_to_target", "samples", "outcomes"}
+        assert stored == run.model_dump(mode="json") | {key: stored[key] for key in of_the_study}
 
 
-def test_the_samples_named_in_the_results_are_there(study_folder, study_results):
-    assert all((study_folder / run.samples).is_file() for run in study_results.runs)
+def test_the_samples_and_outcomes_named_in_the_results_are_there(study_folder, study_results):
+    for run in study_results.runs:
+        assert (study_folder / run.samples).is_file()
+        assert len(read_outcomes(study_folder / run.outcomes).names) == 20
 
 
-def test_the_summary_is_that_of_the_runs(study_results):
-    assert study_results.summary == summarize(study_results.runs, "auc")
+def test_the_summary_is_that_of_the_runs(study_folder, study_results):
+    arms = trials(study_results.runs, study_folder, "image", "images")
+    assert study_results.summary == summarize(arms, "auc")
 
 
 def test_the_data_are_described(study_results, lung_npz):
@@ -67,7 +68,9 @@ def test_the_parameters_are_those_of_the_network_without_normalization(study_res
 
 
 def test_the_network_that_was_trained_is_named_as_the_task_names_it(study_results):
-    assert study_results.study.network == find_task("lung").network == "article_cnn"
+    assert study_results.study.networks == [find_task("lung").network] == ["article_cnn"]
+    assert study_results.study.network.startswith("conv 32, ReLU, norm, conv 64, ReLU, norm, max-pool, dense")
+    assert {run.network for run in study_results.runs} == {"article_cnn"}
 
 
 def test_the_settings_on_disk_are_those_of_the_study(study_folder, study_results):
@@ -194,39 +197,3 @@ def test_finished_runs_are_said_one_a_line_where_no_bar_can_be_shown(lung_npz, t
     run_study(settings(lung_npz, seeds=[0, 1]), tmp_path, "", display, lines.append)
     finished = [line.split(":")[0] for line in lines[2:]]
     assert finished == ([] if terminal else ["1/2 none-none-b16-s0", "2/2 none-none-b16-s1"])
-
-
-def write_volumes(folder):
-    """Write NIfTI volumes, 16 voxels a side, with a bright ball whose mask is known: 4 train, 2 val, 2 test."""
-    rng, rows = np.random.default_rng(0), []
-    away = np.linalg.norm(np.indices((16, 16, 16)) - 7.5, axis=0)
-    for number, split in enumerate(["train"] * 4 + ["val"] * 2 + ["test"] * 2):
-        ball = (away < 4 + number % 3).astype(np.uint8)
-        image = (100 * ball + rng.normal(0, 10, ball.shape)).astype(np.float32)
-        for name, values in (("image", image), ("mask", ball)):
-            nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), folder / f"{name}{number}.nii.gz")
-        row = {"image": f"image{number}.nii.gz", "mask": f"mask{number}.nii.gz", "patient": f"p{number}"}
-        rows.append(row | {"split": split})
-    return table(folder, rows)
-
-
-@pytest.mark.slow
-def test_volumes_in_a_manifest_are_studied_from_their_files_to_the_page(tmp_path):
-    data, out = write_volumes(tmp_path), tmp_path / "out"
-    flags = {"data": str(data), "norms": ["none", "batch"], "regularizers": ["none"], "seeds": [0]}
-    results = run_study(resolve("tissue", None, {}, flags | {"batch_sizes": [2], "epochs": 1}), out, "")
-    study = results.study
-    assert (study.data.shape, study.data.images) == ([1, 16, 16, 16], {"train": 4, "val": 2, "test": 2})
-    assert (study.data.classes, study.data.note) == (["background", "1"], "")
-    assert study.data.patients == {"train": 4, "val": 2, "test": 2}
-    assert [run.status for run in results.runs] == ["finished", "finished"]
-    assert all(0 <= run.metrics["test_dice"] <= 1 for run in results.runs)
-    with np.load(out / results.runs[0].samples) as file:
-        assert (file["image"].shape, file["truth"].shape) == ((2, 1, 16, 16), (2, 16, 16))
-        stored = np.asarray(nibabel.load(tmp_path / "image6.nii.gz").dataobj)
-        np.testing.assert_array_equal(file["image"][0, 0], stored[..., 8])
-    page = write_report(read_results(out / "results.json"), out).read_text(encoding="utf-8")
-    pictures = page.count('<img src="data:image/png;base64,')
-    assert pictures == 2 * 2 * 3  # norms, images, and each with truth and prediction
-    assert "1 × 16 × 16 × 16 images for segmentation" in page
-    assert evaluate_run(out / "runs" / "batch-none-b2-s0", None, "all")[0] == 8

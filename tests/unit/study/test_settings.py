@@ -1,19 +1,12 @@
 import pytest
 
 from mednorm.errors import ConfigError
-from mednorm.study.settings import StudySettings, resolve
+from mednorm.study.settings import resolve
 from mednorm.tasks import TASKS
 from mednorm.training.settings import read_toml
+from tests.unit.study.made import settings
 
 PRESETS = [(task.name, preset) for task in TASKS.values() for preset in task.presets]
-
-
-def settings(**changed):
-    values = {
-        "task": "lung", "epochs": 2, "norms": ["none", "batch", "group"], "regularizers": ["none", "l2"],
-        "batch_sizes": [2, 8], "base_batch_size": 8, "seeds": [0, 1],
-    }  # fmt: skip
-    return StudySettings.model_validate(values | changed)
 
 
 def refused(file=None, flags=None, task="lung", preset=None):
@@ -26,7 +19,7 @@ def refused(file=None, flags=None, task="lung", preset=None):
 
 @pytest.mark.parametrize(("task", "preset"), PRESETS)
 def test_every_preset_resolves_to_what_it_says(task, preset):
-    resolved = resolve(task, preset, {}, {})
+    resolved = resolve(task, preset, {}, {"data": "somewhere"})
     given = TASKS[task].presets[preset]
     assert {key: getattr(resolved, key) for key in given} == dict(given)
     assert (resolved.task, resolved.preset) == (task, preset)
@@ -36,9 +29,8 @@ def test_every_preset_resolves_to_what_it_says(task, preset):
 def test_every_task_has_a_quick_and_a_default_preset(task):
     assert {"quick", "default"} <= set(TASKS[task].presets)
     quick, default = (resolve(task, preset, {}, {}) for preset in ("quick", "default"))
-    assert (
-        len(quick.arms()) * len(quick.seeds) * quick.epochs < len(default.arms()) * len(default.seeds) * default.epochs
-    )
+    work = [len(each.arms()) * len(each.seeds) * each.epochs * max(1, each.folds) for each in (quick, default)]
+    assert work[0] < work[1]
 
 
 def test_a_file_lies_over_the_preset_and_flags_over_the_file():
@@ -83,11 +75,13 @@ def test_a_file_for_another_task_is_refused():
 
 
 def test_an_unknown_task_names_the_nearest():
-    assert refused(task="tisue") == "task: expected one of tissue, lung, got 'tisue'. Did you mean 'tissue'?"
+    known = "tissue, lung, heart, heart-lv, brain, brain3d"
+    assert refused(task="tisue") == f"task: expected one of {known}, got 'tisue'. Did you mean 'tissue'?"
 
 
 def test_an_unknown_preset_lists_those_there_are():
-    assert refused(preset="fast") == "preset: expected one of quick, default, full for lung, got 'fast'."
+    known = "quick, default, full, claims, batch-size"
+    assert refused(preset="fast") == f"preset: expected one of {known} for lung, got 'fast'."
 
 
 @pytest.mark.parametrize(
@@ -108,9 +102,18 @@ def test_an_unknown_preset_lists_those_there_are():
         ),
         ({"norms": "batch"}, "my.toml: norms: input should be a valid list, got 'batch'."),
         (
-            {"norms": ["layer"]},
-            "my.toml: norms.0: input should be 'none', 'batch', 'group' or 'instance', got 'layer'.",
+            {"norms": ["renorm"]},
+            "my.toml: norms.0: input should be 'none', 'batch', 'group', 'instance' or 'layer', got 'renorm'.",
         ),
+        ({"folds": 1}, "my.toml: expected folds to be 0 (the data's own splits) or at least 2, got 1."),
+        ({"folds": 2, "holdout_site": "HT"}, "my.toml: expected either folds or holdout_site, got 2 and 'HT'."),
+        ({"patch_size": [8, 8]}, "my.toml: expected no patch_size, as it trains on whole images, got [8, 8]."),
+        ({"train_shares": [0.5]}, "my.toml: expected train_shares to hold 1.0, the whole training split, got [0.5]."),
+        ({"train_shares": [0, 1]}, "my.toml: train_shares.0: input should be greater than 0, got 0."),
+        ({"train_shares": [1, 1.0]}, "my.toml: train_shares: expected each value once, got 1.0 twice."),
+        ({"scale_learning_rate": "log"}, "my.toml: scale_learning_rate: input should be 'none', 'sqrt' or 'linear'"),
+        ({"batch_size_norms": []}, "my.toml: batch_size_norms: list should have at least 1 item"),
+        ({"batch_size_norms": ["batch", "batch"]}, "my.toml: batch_size_norms: expected each value once, got 'batch'"),
         ({"norms": []}, "my.toml: norms: list should have at least 1 item"),
         ({"regularizers": ["l3"]}, "my.toml: regularizers.0: expected 'none' or a sum of"),
         ({"grid": "cross"}, "my.toml: grid: input should be 'star' or 'full', got 'cross'."),
@@ -149,54 +152,14 @@ def test_flags_for_the_sizes_replace_the_base_of_the_file_only_where_it_is_left_
     assert resolve("lung", None, file, {"batch_sizes": [2, 64]}).base_batch_size == 2
 
 
-def test_the_star_varies_one_thing_at_a_time():
-    assert settings().arms() == [
-        ("none", "none", 8),
-        ("batch", "none", 8),
-        ("group", "none", 8),
-        ("none", "l2", 8),
-        ("batch", "l2", 8),
-        ("none", "none", 2),
-        ("batch", "none", 2),
-        ("group", "none", 2),
-    ]
-
-
-def test_the_full_grid_is_every_combination_once_and_begins_with_the_star():
-    arms = settings(grid="full").arms()
-    every = {(n, r, b) for n in ("none", "batch", "group") for r in ("none", "l2") for b in (2, 8)}
-    assert (set(arms), len(arms)) == (every, 12)
-    assert arms[:8] == settings().arms()
-
-
-def test_without_an_arm_free_of_regularizers_the_first_takes_its_place():
-    arms = settings(regularizers=["l2", "dropout"], norms=["batch"], batch_sizes=[8]).arms()
-    assert arms == [("batch", "l2", 8), ("batch", "dropout", 8)]
-
-
-def test_all_arms_run_with_one_seed_before_the_next():
-    runs = settings(norms=["none", "batch"], regularizers=["none"], seeds=[5, 3]).runs(("a", "b"), (28, 28), "digest")
-    assert [run.name for run in runs] == [
-        "none-none-b8-s5", "batch-none-b8-s5", "none-none-b2-s5", "batch-none-b2-s5",
-        "none-none-b8-s3", "batch-none-b8-s3", "none-none-b2-s3", "batch-none-b2-s3",
-    ]  # fmt: skip
-
-
-def test_every_run_shares_the_settings_of_the_study_and_knows_its_classes_and_data():
-    shared = {"learning_rate": 0.5, "optimizer": "sgd", "dropout": 0.125, "l1": 0.5, "epochs": 9}
-    for run in settings(**shared).runs(("well", "ill"), (24, 16), "abc"):
-        assert {key: getattr(run, key) for key in shared} == shared
-        assert (run.classes, run.image_size, run.digest) == (["well", "ill"], [24, 16], "abc")
-
-
-def test_the_star_applies_regularizers_to_all_norms_where_neither_none_nor_batch_is_studied():
-    arms = settings(norms=["group", "instance"], batch_sizes=[8]).arms()
-    assert arms == [("group", "none", 8), ("instance", "none", 8), ("group", "l2", 8), ("instance", "l2", 8)]
-
-
 def test_the_full_preset_of_lung_studies_every_norm_regularizer_and_batch_size_of_tissue():
     full, tissue = resolve("lung", "full", {}, {}), resolve("tissue", "default", {}, {})
     assert (full.norms, full.regularizers) == (tissue.norms, tissue.regularizers)
     assert (full.batch_sizes, full.seeds) == (tissue.batch_sizes, tissue.seeds)
     assert full.norms == ["none", "batch", "group", "instance"]
     assert full.base_batch_size == 32
+
+
+def test_volumes_are_trained_on_in_patches():
+    message = refused(task="brain3d", file={"patch_size": None})
+    assert message.endswith("expected a patch_size, as its images are volumes, got None.")

@@ -3,10 +3,11 @@ import re
 import pytest
 
 from mednorm.results import Estimate
-from mednorm.study.statements import NAMES, statements, verdict
+from mednorm.study.speaker import NAMES, verdict
+from mednorm.study.statements import statements
 from mednorm.study.summary import estimate, summarize
 from mednorm.training.settings import Norm
-from tests.unit.study.made import arm, epoch, run, said, study_of
+from tests.unit.study.made import arm, arms_of, epoch, run, said, study_of
 
 CLEAR = [0.90, 0.91, 0.92], [0.80, 0.81, 0.825]
 
@@ -28,14 +29,14 @@ def interval(low, high):
     ],
 )
 def test_only_an_interval_without_zero_distinguishes(low, high, larger_is_better, expected):
-    assert verdict(interval(low, high), larger_is_better) == expected
+    assert verdict([interval(low, high)], larger_is_better) == expected
 
 
 def test_a_single_seed_distinguishes_nothing_however_large_the_difference():
-    assert verdict(Estimate(n=1, mean=0.9), True) == "not distinguishable"
+    assert verdict([Estimate(n=1, mean=0.9), None], True) == "not distinguishable"
     (only,) = said([run("none", test=0.2), run("batch", test=0.99)], "quality")
     assert only.verdict == "not distinguishable"
-    assert "in one seed, which gives no interval" in only.text
+    assert only.text.endswith("difference +0.790 in one seed: not distinguishable.")
 
 
 def test_a_better_norm_is_said_with_both_means_the_difference_and_its_interval():
@@ -213,7 +214,7 @@ def test_batch_normalization_is_compared_with_each_regularizer_and_with_both():
     assert adding.verdict == "worse"
 
 
-def test_the_gradient_ratio_is_compared_as_a_size_and_not_as_a_merit():
+def test_the_spread_of_gradients_is_compared_as_a_size_and_not_as_a_merit():
     def with_ratio(norm, seed, ratio):
         return run(norm, seed, epochs=[epoch(1, 0.5, gradients={"a": ratio, "b": 1.0})])
 
@@ -221,8 +222,9 @@ def test_the_gradient_ratio_is_compared_as_a_size_and_not_as_a_merit():
     runs[0] = with_ratio("none", 0, 0.0105)
     (only,) = said(runs, "gradients")
     assert only.verdict == "info"
-    assert "ratio 0.251 against 0.011, difference +0.240 [" in only.text
-    assert only.text.endswith(": larger.")
+    # log10 of 1/0.25, 1/0.251, 1/0.252 and of 1/0.0105, 1/0.011, 1/0.012
+    assert "orders of magnitude 0.600 against 1.953, difference −1.352 [" in only.text
+    assert only.text.endswith(": smaller.")
 
 
 def test_without_gradients_nothing_is_said_of_them():
@@ -266,7 +268,8 @@ def test_many_comparisons_are_cautioned_about():
 def test_the_note_of_the_data_is_told():
     study = study_of([run()])
     study = study.model_copy(update={"data": study.data.model_copy(update={"note": "One head, no patient."})})
-    texts = [(s.topic, s.text) for s in statements(study, [run()], summarize([run()], "auc"), ["test_auc"])]
+    arms = arms_of([run()])
+    texts = [(s.topic, s.text) for s in statements(study, arms, summarize(arms, "auc"), ["test_auc"])]
     assert ("data", "One head, no patient.") in texts
 
 
@@ -290,7 +293,7 @@ def test_running_statistics_that_had_too_few_steps_are_cautioned_about():
     assert not [s for s in said(none, "caution") if "running statistics" in s.text]
 
 
-def test_gradient_ratios_that_cannot_be_told_apart_are_said_to_be_so():
+def test_spreads_of_gradients_that_cannot_be_told_apart_are_said_to_be_so():
     runs = [
         run(norm, seed, epochs=[epoch(1, 0.5, gradients={"a": ratio, "b": 1.0})])
         for norm, ratios in (("none", [0.1, 0.3, 0.2]), ("batch", [0.3, 0.1, 0.25]))
