@@ -31,7 +31,7 @@ def opened(tmp_path_factory):
     from playwright.sync_api import sync_playwright
 
     folder = tmp_path_factory.mktemp("results")
-    results = make_results()
+    results = make_results(more=True)
     write_samples(results, folder)
     path = write_report(results, folder)
     with sync_playwright() as playwright:
@@ -86,7 +86,7 @@ def _shown(page, place):
 
 def test_every_chart_is_drawn(opened):
     plots = opened.page.locator(".plot")
-    assert plots.count() == 13
+    assert plots.count() == 18
     for i in range(plots.count()):
         assert plots.nth(i).locator(".main-svg").count() > 0
         drawn = plots.nth(i).locator(".trace path")
@@ -109,14 +109,14 @@ def test_the_table_sorts_by_number_both_ways_with_missing_last(opened, title):
         shown = _shown(opened.page, place)
         known = [value for value in shown if value is not None]
         assert shown == sorted(known, reverse=backwards) + [None] * (len(shown) - len(known))
-        assert len(shown) == 19
+        assert len(shown) == 25
     assert opened.page.locator("#arms-table th:not([aria-sort='none'])[aria-sort]").count() == 1
 
 
 def test_batch_sizes_sort_as_numbers_not_as_text(opened):
     heading, place = _column(opened.page, "batch")
     heading.locator("button").click()
-    assert _shown(opened.page, place) == [2] * 5 + [8] * 9 + [32] * 5
+    assert _shown(opened.page, place) == [2] * 5 + [8] * 15 + [32] * 5
 
 
 def test_the_theme_button_changes_page_and_charts_and_back(opened):
@@ -174,6 +174,71 @@ def test_the_choice_of_arm_changes_what_is_drawn(opened):
     figure.locator("select").select_option(label="dropout, batch size 8")
     assert opened.page.evaluate(norms) == ["none", "batch"]
     figure.locator("select").select_option(index=0)
+
+
+def test_the_choice_of_time_changes_the_gradients_of_both_networks(opened):
+    figure = opened.page.locator("#chart-gradients")
+    read = "() => [...document.querySelectorAll('#chart-gradients .plot')].map((plot) => plot.data[0].y[0])"
+    first_step = opened.page.evaluate(read)
+    figure.locator("select").select_option(label="last epoch")
+    assert all(before != after for before, after in zip(first_step, opened.page.evaluate(read), strict=True))
+    figure.locator("select").select_option(index=0)
+    assert opened.page.evaluate(read) == first_step
+
+
+def test_each_kind_of_statistics_is_hidden_and_shown_alone(opened):
+    figure = opened.page.locator("#chart-modes")
+    button = figure.locator("[data-norm='batch, batch statistics']")
+    shown = (
+        "() => document.querySelector('#chart-modes .plot').data"
+        ".filter((trace) => trace.visible).map((trace) => trace.name)"
+    )
+    before = opened.page.evaluate(shown)
+    assert {"batch", "batch, batch statistics"} < set(before)
+    button.click()
+    assert opened.page.evaluate(shown) == [name for name in before if name != "batch, batch statistics"]
+    button.click()
+    assert opened.page.evaluate(shown) == before
+
+
+def test_every_test_metric_is_folded_away_opens_and_sorts(opened):
+    table = opened.page.locator("#metrics-table")
+    assert not table.is_visible()
+    opened.page.locator("details.more summary").click()
+    assert table.is_visible()
+    place = opened.page.evaluate(
+        "() => [...document.querySelectorAll('#metrics-table thead th')]"
+        ".findIndex((heading) => heading.innerText.includes('batch statistics'))"
+    )
+    table.locator("thead th").nth(place).locator("button").click()
+    texts = opened.page.evaluate(
+        "(place) => [...document.querySelectorAll('#metrics-table tbody tr')].map((row) => row.cells[place].innerText)",
+        place,
+    )
+    known = [float(text.split()[0]) for text in texts if text.strip() != "–"]
+    assert len(known) == 11
+    assert known == sorted(known)
+    assert [text.strip() for text in texts[11:]] == ["–"] * 14
+    opened.page.locator("details.more summary").click()
+
+
+def test_slanted_names_are_thinned_where_there_is_no_room(opened):
+    labels = opened.page.locator("#chart-gradients .plot").nth(1).locator(".xtick text")
+    opened.page.set_viewport_size({"width": 200, "height": 740})
+    opened.page.locator("#theme").click()  # draws anew
+    opened.page.locator("#theme").click()
+    _until(
+        opened.page,
+        "() => document.querySelectorAll('#chart-gradients .plot')[1].querySelectorAll('.xtick').length == 5",
+    )
+    assert labels.first.text_content() == "down1"
+    opened.page.set_viewport_size({"width": 1280, "height": 900})
+    opened.page.locator("#theme").click()
+    opened.page.locator("#theme").click()
+    _until(
+        opened.page,
+        "() => document.querySelectorAll('#chart-gradients .plot')[1].querySelectorAll('.xtick').length == 10",
+    )
 
 
 def test_images_are_there_and_not_broken(opened):

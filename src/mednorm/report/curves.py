@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from mednorm.report import wording
+from mednorm.report.conditions import Condition, base, over, several_folds
 from mednorm.report.palette import Style, looks
 from mednorm.report.plot import Chart, Json, Panel, mean, plain, span_of, trace
 from mednorm.results import Epoch, Results, Run
@@ -13,24 +14,24 @@ from mednorm.results import Epoch, Results, Run
 Reading = Callable[[Epoch], float | None]
 
 
-def finished(results: Results, regularizer: str, batch_size: int) -> list[Run]:
+def finished(results: Results, condition: Condition) -> list[Run]:
     """List the runs of these arms that came to their end."""
-    return [
-        run
-        for run in results.runs
-        if run.status == "finished" and run.epochs and run.regularizer == regularizer and run.batch_size == batch_size
-    ]
+    return [run for run in results.runs if run.status == "finished" and run.epochs and Condition.of(run) == condition]
 
 
-def base_runs(results: Results) -> list[Run]:
-    """List the finished runs of the arms that differ in nothing but the norm."""
-    return finished(results, results.study.base_regularizer, results.study.base_batch_size)
+def base_runs(results: Results, **changed: str) -> list[Run]:
+    """List the finished runs of the arms that differ from the base one in nothing but the norm, and what is changed."""
+    return finished(results, base(results.study)._replace(**changed))  # type: ignore[arg-type]
 
 
 def base_named(results: Results) -> str:
     """Say in a caption which arms those are."""
-    study = results.study
-    return f"with {wording.regularizer(study.base_regularizer)}, batch size {study.base_batch_size}"
+    return f"with {', '.join(base(results.study).words(results.study))}"
+
+
+def behind(results: Results, runs: Sequence[Run]) -> str:
+    """Say how many runs stand behind a mean: seeds, or runs where each seed has one in every fold."""
+    return wording.plural(len(runs), "run" if several_folds(results.study) else "seed")
 
 
 def left_out(results: Results) -> str:
@@ -39,10 +40,10 @@ def left_out(results: Results) -> str:
     return f" Diverged runs ({count}) are left out." if count else ""
 
 
-def _curve(norm: str, style: Style, runs: Sequence[Run], reading: Reading, digits: wording.Kind) -> list[Json]:
-    """One norm's mean over seeds with the band from the lowest to the highest seed."""
+def _curve(norm: str, style: Style, runs: Sequence[Run], reading: Reading, one: str) -> list[Json]:
+    """One norm's mean over its runs with the band from the lowest to the highest; `one` is what a run is called."""
     epochs = sorted({epoch.epoch for run in runs for epoch in run.epochs})
-    seeds = {
+    values = {
         number: [
             value
             for run in runs
@@ -51,11 +52,11 @@ def _curve(norm: str, style: Style, runs: Sequence[Run], reading: Reading, digit
         ]
         for number in epochs
     }
-    epochs = [number for number in epochs if seeds[number]]
+    epochs = [number for number in epochs if values[number]]
     if not epochs:
         return []
-    low, high = [min(seeds[number]) for number in epochs], [max(seeds[number]) for number in epochs]
-    middle = [mean(seeds[number]) for number in epochs]
+    low, high = [min(values[number]) for number in epochs], [max(values[number]) for number in epochs]
+    middle = [mean(values[number]) for number in epochs]
     unseen: Json = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
     band = [
         trace(norm, style, x=epochs, y=low, **unseen),
@@ -69,21 +70,21 @@ def _curve(norm: str, style: Style, runs: Sequence[Run], reading: Reading, digit
         y=middle,
         mode="lines+markers",
         customdata=[
-            f"{wording.value(y, digits)} ({wording.value(a, digits)} to {wording.value(b, digits)}, "
-            f"{wording.plural(len(seeds[number]), 'seed')})"
+            f"{wording.value(y, 'metric')} ({wording.value(a, 'metric')} to {wording.value(b, 'metric')}, "
+            f"{wording.plural(len(values[number]), one)})"
             for number, y, a, b in zip(epochs, middle, low, high, strict=True)
         ],
         hovertemplate=f"<b>{plain(norm)}</b>, epoch %{{x}}<br>%{{customdata}}<extra></extra>",
     )
     line["marker"] = line["marker"] | {"maxdisplayed": 12, "size": 7}
-    return ([*band, line]) if any(len(values) > 1 for values in seeds.values()) else [line]
+    return ([*band, line]) if any(len(found) > 1 for found in values.values()) else [line]
 
 
-def _view(runs: Sequence[Run], look: dict[str, Style], reading: Reading) -> list[Json]:
+def _view(runs: Sequence[Run], look: dict[str, Style], reading: Reading, one: str) -> list[Json]:
     return [
         part
         for norm, style in look.items()
-        for part in _curve(norm, style, [run for run in runs if run.norm == norm], reading, "metric")
+        for part in _curve(norm, style, [run for run in runs if run.norm == norm], reading, one)
     ]
 
 
@@ -98,18 +99,22 @@ def _mark_target(panel: Panel, results: Results) -> None:
     panel.layout["annotations"] = [{"xref": "paper", "x": 1, "y": target.value, **note}]
 
 
+def _epoch_axis(epochs: int) -> Json:
+    """Tick whole epochs alone: left to itself plotly would print 2 for 1.5 in a short training."""
+    ticks = {"dtick": 1} if epochs <= 10 else {}
+    return {"title": {"text": "epoch"}, "tickformat": "d", **ticks}
+
+
 def learning_chart(results: Results) -> Chart | None:
-    """Validation metric, training loss and validation loss by epoch, for one choice of regularizer and batch size."""
+    """Validation metric, training loss and validation loss by epoch, for one choice of all but the norm."""
     study = results.study
-    base = (study.base_regularizer, study.base_batch_size)
-    conditions = dict.fromkeys((run.regularizer, run.batch_size) for run in results.runs)
-    conditions = dict.fromkeys(
-        key for key in sorted(conditions, key=lambda key: key != base) if finished(results, *key)
-    )
+    found = dict.fromkeys(Condition.of(run) for run in results.runs)
+    first = base(study)
+    conditions = [key for key in sorted(found, key=lambda key: key != first) if finished(results, key)]
     if not conditions:
         return None
     look = looks(results)
-    metric = study.main_metric
+    metric, one = study.main_metric, "run" if several_folds(study) else "seed"
     readings: list[tuple[str, Reading]] = [
         (
             f"validation {wording.label(metric)}",
@@ -120,9 +125,9 @@ def learning_chart(results: Results) -> Chart | None:
     ]
     panels: list[Panel] = []
     for title, reading in readings:
-        views = [_view(finished(results, *condition), look, reading) for condition in conditions]
+        views = [_view(finished(results, condition), look, reading, one) for condition in conditions]
         if any(views):
-            panels.append(Panel(title, views, {"xaxis": {"title": {"text": "epoch"}, "tickformat": "d"}, "yaxis": {}}))
+            panels.append(Panel(title, views, {"xaxis": _epoch_axis(study.epochs), "yaxis": {}}))
     if not panels:
         return None
     _mark_target(panels[0], results)
@@ -133,11 +138,11 @@ def learning_chart(results: Results) -> Chart | None:
         for view in range(len(conditions))
     ]
     panels = [replace(panel, spans=spans) if i in losses else panel for i, panel in enumerate(panels)]
-    norms = [norm for norm in look if any(run.norm == norm for key in conditions for run in finished(results, *key))]
+    norms = [norm for norm in look if any(run.norm == norm for key in conditions for run in finished(results, key))]
     caption = (
         "Read how soon a line rises (metric) or falls (loss), and whether the validation loss turns up again: each "
-        "line is the mean over seeds, its band the lowest and highest seed; losses exclude the L1/L2 penalty."
+        f"line is the mean over {over(study)}, its band the lowest and highest {one}; losses exclude the L1/L2 penalty."
         + left_out(results)
     )
-    names = [f"{wording.regularizer(regularizer)}, batch size {size}" for regularizer, size in conditions]
+    names = [", ".join(condition.words(study)) for condition in conditions]
     return Chart("learning", "Learning curves", caption, panels, norms, "arm", names)

@@ -28,7 +28,7 @@
       ...layout,
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, color: of("--text"), size: 13 },
-      margin: { l: 8, r: 12, t: 12, b: 8 },
+      margin: { l: 8, r: 12, t: 28, b: 8 }, // at the top, room for the button that saves the picture
       hovermode: "closest", dragmode: false,
       hoverlabel: {
         bgcolor: of("--surface"), bordercolor: of("--rule"), align: "left", namelength: -1,
@@ -41,6 +41,14 @@
       })),
       annotations: (layout.annotations || []).map((note) => ({ ...note, font: { color: of("--muted"), size: 12 } })),
     };
+  }
+
+  // Slanted labels need room: on a narrow screen every second or third name is enough.
+  function thinned(axis, width) {
+    const step = Math.ceil((18 * (axis.tickvals || []).length) / width);
+    if (axis.type !== "category" || !axis.tickangle || step < 2) return axis;
+    const kept = (list) => list.filter((_, place) => place % step === 0);
+    return { ...axis, tickvals: kept(axis.tickvals), ticktext: kept(axis.ticktext) };
   }
 
   function draw(key) {
@@ -61,6 +69,7 @@
       };
       const paint = places[i].data ? Plotly.react : Plotly.newPlot;
       const layout = structuredClone(panel.layout);
+      layout.xaxis = thinned(layout.xaxis, places[i].clientWidth || 1);
       if (panel.spans && panel.spans[view]) layout.yaxis.range = panel.spans[view];
       paint(places[i], traces, themed(layout), config);
     });

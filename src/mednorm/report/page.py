@@ -14,20 +14,23 @@ from plotly.offline import get_plotlyjs
 
 from mednorm.errors import RunError
 from mednorm.files import write_atomically
-from mednorm.report import charts, curves, depth, wording
+from mednorm.report import charts, curves, depth, lines, wording
+from mednorm.report.conditions import base, several_folds
 from mednorm.report.palette import looks
 from mednorm.report.plot import Chart
 from mednorm.report.samples import class_colour, galleries
-from mednorm.report.table import arms_table
+from mednorm.report.table import arms_table, judged_metrics, metrics_table
 from mednorm.results import Results, Statement
 
 TOPICS = {
     "quality": "Quality",
     "speed": "Speed",
     "batch_size": "Batch size",
+    "modes": "Evaluation modes",
     "regularizer": "Regularizers",
     "overfitting": "Overfitting",
     "gradients": "Gradients",
+    "sites": "Sites",
     "cost": "Cost",
     "data": "Data",
     "caution": "Caution",
@@ -85,12 +88,15 @@ def _fingerprint(script: str) -> str:
 
 def _charts(results: Results) -> list[Chart]:
     made = [
-        charts.batch_size_chart(results),
+        lines.batch_size_chart(results),
+        lines.modes_chart(results),
         curves.learning_chart(results),
         charts.gap_chart(results),
+        lines.shares_chart(results),
         charts.regularizer_chart(results),
         depth.gradient_chart(results),
         depth.layer_chart(results),
+        charts.sites_chart(results),
         charts.cost_chart(results),
     ]
     return [chart for chart in made if chart is not None]
@@ -119,6 +125,11 @@ def _render(results: Results, folder: Path) -> str:
             environment=results.environment,
             topics=_by_topic(results.statements),
             table=arms_table(results),
+            every_metric=metrics_table(results),
+            measured={metric.removeprefix("test_") for metric in judged_metrics(results)},
+            base=base(results.study),
+            several_folds=several_folds(results.study),
+            judged_twice=any(arm.batch_metrics for arm in results.summary),
             charts=drawn,
             drawings=[chart.drawing() for chart in drawn],
             looks=looks(results),

@@ -30,7 +30,10 @@ class Panel:
 
 @dataclass(frozen=True)
 class Chart:
-    """Panels that share a heading, a legend, a caption and perhaps a choice."""
+    """Panels that share a heading, a legend, a caption and perhaps a choice.
+
+    `norms` are the entries of the legend; `styles` holds the looks of those that are no norm of the study.
+    """
 
     key: str
     title: str
@@ -39,6 +42,7 @@ class Chart:
     norms: list[str]
     choice: str = ""
     choices: list[str] = field(default_factory=list)
+    styles: dict[str, Style] = field(default_factory=dict)
 
     def drawing(self) -> Json:
         """What the page's script needs."""

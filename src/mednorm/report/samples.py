@@ -18,6 +18,7 @@ from PIL import Image
 
 from mednorm.errors import RunError
 from mednorm.report import wording
+from mednorm.report.conditions import Condition, base
 from mednorm.report.palette import CLASS_COLOURS, looks
 from mednorm.results import Results, Run
 
@@ -210,7 +211,7 @@ def _sample(samples: Samples, index: int, classes: list[str]) -> Sample:
 
 
 def galleries(results: Results, folder: Path) -> list[Gallery]:
-    """Collect samples of up to four norms: base batch size, base regularizer, first seed.
+    """Collect samples of up to four norms: those of the base arms, first seed, first fold.
 
     Raises:
         RunError: a samples file that results.json names is missing, damaged, odd, or outside the folder.
@@ -218,10 +219,10 @@ def galleries(results: Results, folder: Path) -> list[Gallery]:
     """
     study = results.study
     shown: dict[str, Run] = {}
-    base = (study.base_regularizer, study.base_batch_size)
+    wanted = base(study)
     for norm in looks(results):
         for run in results.runs:
-            chosen = (run.regularizer, run.batch_size) == base and run.seed in study.seeds[:1]
+            chosen = Condition.of(run) == wanted and run.seed in study.seeds[:1]
             if chosen and run.norm == norm and run.samples is not None:
                 shown.setdefault(norm, run)
     made = []

@@ -82,6 +82,15 @@ def estimate(given: Estimate, kind: Kind, *, signed: bool = False) -> str:
     return f"{value(given.mean, kind, signed=signed)} {bounds if bounds.startswith('[') else f'({bounds})'}"
 
 
+def share(part: float) -> str:
+    """Print a part of a whole.
+
+    >>> share(0.25), share(0.125)
+    ('25 %', '12.5 %')
+    """
+    return f"{100 * part:.4g} %"
+
+
 def label(key: str) -> str:
     """Turn a key of the file into words.
 

@@ -4,7 +4,8 @@ import pytest
 
 from mednorm.report import charts
 from mednorm.report.plot import Panel
-from tests.report_fixture import NORMS, make_results
+from mednorm.results import Estimate
+from tests.report_fixture import NORMS, SITES, make_results
 
 
 def _by_norm(panel: Panel, view: int = 0):
@@ -15,57 +16,41 @@ def _arm(results, norm, regularizer, size):
     return next(a for a in results.summary if (a.norm, a.regularizer, a.batch_size) == (norm, regularizer, size))
 
 
-def test_the_batch_size_chart_shows_means_and_interval_ends():
-    results = make_results()
-    drawn = _by_norm(charts.batch_size_chart(results).panels[0])
-    assert list(drawn) == NORMS
-    for norm, trace in drawn.items():
-        wanted = [_arm(results, norm, "none", size).metrics["test_dice"] for size in (2, 8, 32)]
-        assert trace["y"] == [given.mean for given in wanted]
-        ends = zip(trace["y"], trace["error_y"]["array"], trace["error_y"]["arrayminus"], strict=True)
-        for (middle, up, down), given in zip(ends, wanted, strict=True):
-            assert (middle + up, middle - down) == pytest.approx((given.high, given.low))
-
-
-def test_batch_sizes_stand_near_their_true_place_and_are_named_exactly():
-    for trace in charts.batch_size_chart(make_results()).panels[0].views[0]:
-        assert [tip[0] for tip in trace["customdata"]] == [2, 8, 32]
-        assert trace["x"] == pytest.approx([2, 8, 32], rel=0.11)
-
-
-def test_one_batch_size_makes_no_batch_size_chart():
-    results = make_results()
-    kept = [arm for arm in results.summary if arm.batch_size == 8]
-    assert charts.batch_size_chart(results.model_copy(update={"summary": kept})) is None
-
-
-def test_one_seed_draws_no_bar_and_the_caption_says_why():
-    chart = charts.batch_size_chart(make_results(seeds=[0]))
-    for trace in chart.panels[0].views[0]:
-        assert trace["error_y"]["array"] == [None, None, None]
-    assert "one seed each, so there are no intervals" in chart.caption
-    assert "95 %" not in chart.caption
-
-
-def test_the_gap_chart_shows_every_arm_once():
-    results = make_results()
+@pytest.mark.parametrize("more", [False, True])
+def test_the_gap_chart_shows_every_arm_once(more):
+    results = make_results(more=more)
     chart = charts.gap_chart(results)
     drawn = sorted(x for trace in chart.panels[0].views[0] for x in trace["x"])
     assert drawn == sorted(arm.generalization_gap.mean for arm in results.summary)
 
 
-def test_each_gap_stands_in_the_row_of_its_condition():
-    results = make_results()
+@pytest.mark.parametrize("more", [False, True])
+def test_each_gap_stands_in_the_row_of_its_condition(more):
+    results = make_results(more=more)
     panel = charts.gap_chart(results).panels[0]
-    labels = panel.layout["yaxis"]["ticktext"]
+    labels = [" ".join(label.split("<br>")) for label in panel.layout["yaxis"]["ticktext"]]
+    gaps = {arm.generalization_gap.mean: arm for arm in results.summary}
     for trace in panel.views[0]:
-        for y, (regularizer, size, _) in zip(trace["y"], trace["customdata"], strict=True):
-            named = "no regularizer" if regularizer == "none" else regularizer.replace("_", " ")
-            assert labels[round(y)] == f"{named}<br>batch size {size}"
+        for x, y, (named, _) in zip(trace["x"], trace["y"], trace["customdata"], strict=True):
+            arm = gaps[x]
+            words = ["no regularizer" if arm.regularizer == "none" else arm.regularizer.replace("_", " ")]
+            words.append(f"batch size {arm.batch_size}")
+            words += ["deeper_unet"] * (arm.network == "deeper_unet")
+            words += [f"{100 * arm.train_share:g} % of the training patients"] * (arm.train_share < 1)
+            assert labels[round(y)] == " ".join(words)
+            assert named == ", ".join(words)
+            assert trace["meta"]["norm"] == arm.norm
 
 
-def test_the_regularizer_chart_compares_only_norms_that_were_regularized():
-    results = make_results()
+def test_rows_are_high_enough_for_their_labels():
+    panel = charts.gap_chart(make_results(more=True)).panels[0]
+    labels = panel.layout["yaxis"]["ticktext"]
+    assert panel.height / len(labels) > 17 * max(len(label.split("<br>")) for label in labels)
+
+
+@pytest.mark.parametrize("more", [False, True])
+def test_the_regularizer_chart_compares_only_norms_that_were_regularized(more):
+    results = make_results(more=more)
     chart = charts.regularizer_chart(results)
     assert chart.norms == ["none", "batch"]
     for norm, trace in _by_norm(chart.panels[0]).items():
@@ -79,8 +64,9 @@ def test_one_regularizer_makes_no_regularizer_chart():
     assert charts.regularizer_chart(results.model_copy(update={"summary": kept})) is None
 
 
-def test_the_cost_chart_offers_each_batch_size_the_base_one_first():
-    results = make_results()
+@pytest.mark.parametrize("more", [False, True])
+def test_the_cost_chart_offers_each_batch_size_the_base_one_first(more):
+    results = make_results(more=more)
     chart = charts.cost_chart(results)
     assert chart.choices == ["batch size 8", "batch size 2", "batch size 32"]
     for view, size in enumerate((8, 2, 32)):
@@ -106,20 +92,39 @@ def test_no_memory_at_all_leaves_out_its_panel():
 
 def test_a_summary_without_numbers_makes_no_charts():
     results = make_results().model_copy(update={"summary": []})
-    makers = (charts.batch_size_chart, charts.gap_chart, charts.regularizer_chart, charts.cost_chart)
+    makers = (charts.gap_chart, charts.regularizer_chart, charts.sites_chart, charts.cost_chart)
     assert [maker(results) for maker in makers] == [None] * 4
 
 
-def test_a_study_in_which_every_arm_is_regularized_compares_norms_with_its_first_regularizer():
-    results = make_results()
-    study = results.study.model_copy(update={"regularizers": ["dropout", "weight_decay"]})
-    kept = [
-        arm if arm.regularizer != "none" else arm.model_copy(update={"regularizer": "dropout"})
-        for arm in results.summary
-        if arm.regularizer != "dropout"
-    ]
-    changed = results.model_copy(update={"study": study, "summary": kept})
-    chart = charts.batch_size_chart(changed)
-    wanted = charts.batch_size_chart(results)
-    assert [trace["y"] for trace in chart.panels[0].views[0]] == [trace["y"] for trace in wanted.panels[0].views[0]]
-    assert "with dropout" in chart.caption
+def test_the_sites_chart_has_a_row_a_site_and_in_it_the_base_arm_of_each_norm():
+    results = make_results(more=True)
+    chart = charts.sites_chart(results)
+    rows = sorted(SITES)
+    assert chart.panels[0].layout["yaxis"]["ticktext"][1:] == ["&lt;b&gt;Bern&lt;/b&gt;", "Geneva"]
+    drawn = _by_norm(chart.panels[0])
+    assert list(drawn) == NORMS
+    for norm, trace in drawn.items():
+        wanted = [_arm(results, norm, "none", 8).sites[site]["test_dice"] for site in rows]
+        assert trace["x"] == [given.mean for given in wanted]
+        assert [round(y) for y in trace["y"]] == [0, 1, 2]
+        assert trace["error_x"]["array"] == pytest.approx([given.high - given.mean for given in wanted])
+
+
+def test_a_site_without_the_metric_has_no_row_and_a_single_site_makes_no_chart():
+    results = make_results(more=True)
+    nothing = {"test_dice": Estimate(n=0, mean=None)}
+
+    def without(*sites):
+        summary = [
+            arm.model_copy(update={"sites": arm.sites | dict.fromkeys(sites, nothing)}) for arm in results.summary
+        ]
+        return charts.sites_chart(results.model_copy(update={"summary": summary}))
+
+    assert len(without(SITES[0]).panels[0].layout["yaxis"]["ticktext"]) == 2
+    assert without(*SITES[:2]) is None
+    assert charts.sites_chart(make_results()) is None
+
+
+def test_with_folds_the_cost_is_said_to_be_a_mean_over_them_too():
+    assert "mean over seeds and folds" in charts.cost_chart(make_results(more=True, folds=2)).caption
+    assert "mean over seeds;" in charts.cost_chart(make_results(more=True)).caption

@@ -80,3 +80,35 @@ def test_the_target_is_drawn_only_across_the_metric_it_is_for():
 
 def test_no_epochs_make_no_learning_curves():
     assert learning_chart(make_results().model_copy(update={"runs": []})) is None
+
+
+def test_other_networks_and_shares_are_choices_of_their_own_and_stay_out_of_the_base_one():
+    results = make_results(more=True)
+    chart = learning_chart(results)
+    assert chart.choices[0] == "no regularizer, batch size 8"
+    assert "no regularizer, batch size 8, deeper_unet" in chart.choices
+    assert "no regularizer, batch size 8, 12.5 % of the training patients" in chart.choices
+    for view, (network, share) in (
+        (0, ("unet", 1.0)),
+        (chart.choices.index("no regularizer, batch size 8, 12.5 % of the training patients"), ("unet", 0.125)),
+        (chart.choices.index("no regularizer, batch size 8, deeper_unet"), ("deeper_unet", 1.0)),
+    ):
+        runs = [
+            run
+            for run in results.runs
+            if (run.norm, run.regularizer, run.batch_size, run.network, run.train_share)
+            == ("batch", "none", 8, network, share)
+        ]
+        assert len(runs) == 3
+        wanted = [sum(run.epochs[i].train_loss for run in runs) / 3 for i in range(12)]
+        assert _lines(chart.panels[1].views[view])["batch"]["y"] == pytest.approx(wanted)
+
+
+def test_with_folds_curves_are_means_over_all_runs_and_say_so():
+    results = make_results(more=True, seeds=[0], folds=3)
+    chart = learning_chart(results)
+    assert "the mean over seeds and folds, its band the lowest and highest run;" in chart.caption
+    line = _lines(chart.panels[0].views[0])["batch"]
+    assert line["customdata"][0].endswith("3 runs)")
+    assert "fill" in {key for trace in chart.panels[0].views[0] for key in trace}
+    assert _lines(learning_chart(make_results()).panels[0].views[0])["batch"]["customdata"][0].endswith("3 seeds)")

@@ -15,7 +15,11 @@ from plotly.offline import get_plotlyjs
 
 from mednorm.errors import RunError
 from mednorm.report import write_report
+from mednorm.results import read_results
 from tests.report_fixture import HOSTILE, make_results, write_samples
+
+RECORDED = sorted((pathlib.Path(__file__).parents[3] / "docs" / "results").glob("*.json"))
+assert RECORDED
 
 
 class _Reader(HTMLParser):
@@ -56,7 +60,7 @@ def _read(path):
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
-    results = make_results()
+    results = make_results(more=True)
     write_samples(results, folder)
     return _read(write_report(results, folder))
 
@@ -95,7 +99,7 @@ def test_hostile_text_is_shown_as_text_and_makes_no_tag(page):
 def test_the_data_in_the_script_can_neither_end_it_nor_break_its_lines(page):
     assert not re.search("[<>&\u2028\u2029]", page.scripts[0])
     assert [drawing["key"] for drawing in json.loads(page.scripts[0])] == [
-        "batch-size", "learning", "gap", "regularizers", "gradients", "layers", "cost",
+        "batch-size", "modes", "learning", "gap", "shares", "regularizers", "gradients", "layers", "sites", "cost",
     ]  # fmt: skip
 
 
@@ -110,7 +114,10 @@ def test_sections_come_in_their_order_and_no_heading_level_is_skipped(page):
 
 def test_sentences_are_grouped_by_topic_in_the_fixed_order(page):
     findings = page.text[page.text.index("Quality ▲") : page.text.index("One row for each combination")]
-    places = [findings.index(topic) for topic in ("Quality ", "Speed ", "Batch size ", "Cost ", "Data ", "Caution ")]
+    places = [
+        findings.index(topic)
+        for topic in ("Quality ", "Speed ", "Batch size ", "Evaluation modes ", "Sites ", "Cost ", "Data ", "Caution ")
+    ]
     assert places == sorted(places)
     assert "▲ better With batch normalization the test Dice was higher than without" in findings
     assert "≈ not distinguishable Group and batch normalization could not be told apart" in findings
@@ -128,7 +135,61 @@ def test_every_image_has_a_text_and_every_table_a_caption(page):
     assert len(images) == 4 * 6 * 3
     assert all(image["alt"] for image in images)
     tags = [tag for tag, _ in page.tags]
-    assert tags.count("caption") == tags.count("table") == 3
+    assert tags.count("caption") == tags.count("table") == 4
+
+
+def test_the_second_table_is_folded_away_and_shows_hostile_names_as_they_are(page):
+    assert [attributes for tag, attributes in page.tags if tag == "details"] == [{"class": "more"}]
+    assert "test dice <i>fluid</i>" in page.text
+    assert not [tag for tag, _ in page.tags if tag == "i"]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "Interval over seeds The mean over seeds and its 95 % Student t interval",
+        "Interval over patients A 95 % bootstrap interval",
+        "only if every interval it has leaves out zero, on the same side: that over seeds and that over patients.",
+        "Evaluation modes Batch normalization is judged with running statistics",
+        "HD95 The 95 % Hausdorff distance",
+        "A patient counts once",
+    ],
+)
+def test_the_page_explains_what_it_shows(page, part):
+    assert part in page.text
+
+
+def test_the_page_explains_nothing_that_it_does_not_show(tmp_path):
+    text = _read(write_report(make_results().model_copy(update={"runs": []}), tmp_path)).text
+    for part in ("bootstrap", "Folds", "Evaluation modes", "Calibration error", "A patient counts once"):
+        assert part not in text
+    assert "Each image counts once." in text
+
+
+def test_folds_are_said_at_the_top_and_explained(tmp_path):
+    results = make_results(more=True, seeds=[0], folds=3, kind="classification")
+    metrics = [
+        arm.model_copy(update={"metrics": arm.metrics | {"test_calibration_error": arm.metrics["test_auc"]}})
+        for arm in results.summary
+    ]
+    write_samples(results, tmp_path)
+    text = _read(write_report(results.model_copy(update={"summary": metrics}), tmp_path)).text
+    assert "75 runs, seed 0, 3 folds, 12 epochs." in text
+    assert "in BasicUNet and in deeper_unet" in text
+    assert "Each seed trained 3 networks, each tested on another part of the data." in text
+    assert "seed 0, first fold." in text
+    assert "Calibration error How far the stated probability" in text
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+def test_recorded_results_make_a_page(tmp_path, path):
+    results = read_results(path)
+    runs = [run.model_copy(update={"samples": None}) for run in results.runs]
+    page = _read(write_report(results.model_copy(update={"runs": runs}), tmp_path))
+    drawn = [drawing["key"] for drawing in json.loads(page.scripts[0])]
+    assert {"learning", "gap", "gradients", "cost"} <= set(drawn)
+    for arm in results.summary:
+        assert f"{arm.metrics[f'test_{results.study.main_metric}'].mean:.3f}" in page.text
 
 
 def test_identifiers_are_unique_and_references_lead_somewhere(page):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mednorm.errors import RunError
 from mednorm.report.samples import class_colour, galleries, grey_levels, overlay, read_samples
-from tests.report_fixture import make_results, sample_arrays, write_samples
+from tests.report_fixture import NORMS, make_results, sample_arrays, write_samples
 
 
 def _pixels(picture):
@@ -211,3 +211,14 @@ def test_an_odd_probability_is_reported(tmp_path, change, got):
     np.savez(tmp_path / "odd.npz", **arrays)
     with pytest.raises(RunError, match=re.escape(got)):
         read_samples(tmp_path / "odd.npz", kind="classification", classes=2)
+
+
+def test_samples_of_other_networks_shares_and_folds_are_not_shown(tmp_path):
+    results = make_results(more=True, folds=2)
+    # The runs of other arms come first, and name files that are not there.
+    others = [run.model_copy(update={"network": "deeper_unet", "samples": "none.npz"}) for run in results.runs[:2]] + [
+        run.model_copy(update={"train_share": 0.5, "samples": "none.npz"}) for run in results.runs[:2]
+    ]
+    write_samples(results, tmp_path)
+    shown = galleries(results.model_copy(update={"runs": [*others, *results.runs]}), tmp_path)
+    assert [gallery.run for gallery in shown] == [f"{norm}-none-b8-s0-f1of2" for norm in NORMS[:4]]
