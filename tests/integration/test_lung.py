@@ -54,8 +54,8 @@ def test_judging_a_run_again_agrees_on_exactly_624_images(folder, results, norm,
     found = json.loads(capsys.readouterr().out)
     stored = next(run for run in results.runs if run.norm == norm).metrics
     assert found["images"] == 624
-    expected = {"auc": stored["test_auc"], "accuracy": stored["test_accuracy"]}
-    assert found["metrics"] == pytest.approx(expected, abs=1e-6)
+    assert found["metrics"] == pytest.approx({name: stored[f"test_{name}"] for name in found["metrics"]}, abs=1e-6)
+    assert found["resampled"] == ["images", 624]
 
 
 def test_an_auc_of_probabilities_that_saturate_is_that_of_the_order_of_the_logits(folder, results):
@@ -68,7 +68,7 @@ def test_an_auc_of_probabilities_that_saturate_is_that_of_the_order_of_the_logit
     task = find_task("lung")
     test = task.image_set(str(DATA), None, 0).load("test")
     shape = task.prepare(str(DATA)).shape
-    network = task.network_for(shape, "batch", 0.0).eval()
+    network = task.network_for(shape, task.network, "batch").eval()
     load_weights(network, folder / "runs" / "batch-none-b32-s0" / "best.ckpt")
     with torch.no_grad():
         logits = torch.cat([network(images) for images in test.images.split(64)]).double()

@@ -107,7 +107,7 @@ def test_ctrl_c_is_one_line_and_status_130_and_the_same_command_goes_on(data, un
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
-    assert said == "mednorm: stopped. The same command goes on where it was.\n"
+    assert said == "mednorm: stopped. A study or a training goes on where it was by the same command.\n"
     before = finished(out)
     assert {path.parent.name for path in before} == {RUNS[0]}
     assert run(arguments(data, out)) == 0

@@ -11,6 +11,7 @@ from typer.exceptions import TyperException
 from mednorm import __version__
 from mednorm.cli.data import data_app
 from mednorm.cli.evaluate import evaluate
+from mednorm.cli.predict import predict
 from mednorm.cli.report import report
 from mednorm.cli.study import study
 from mednorm.cli.train import train
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command()(study)
 app.command()(train)
 app.command()(evaluate)
+app.command()(predict)
 app.command()(report)
 app.add_typer(data_app, name="data")
 
@@ -54,7 +56,7 @@ def run(arguments: list[str] | None = None) -> int:
     except (typer.Abort, KeyboardInterrupt):
         status = 130
     if status == 130:  # what Typer, too, makes of Ctrl-C, without a word
-        print("mednorm: stopped. The same command goes on where it was.", file=sys.stderr)
+        print("mednorm: stopped. A study or a training goes on where it was by the same command.", file=sys.stderr)
     return status
 
 

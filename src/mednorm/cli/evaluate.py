@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,16 +20,19 @@ def evaluate(
     ] = "test",
     json: o.Json = False,
 ) -> None:
-    """Judge a trained run in evaluation mode, on its own data or on other data of the same classes.
+    """Judge a trained run, on its own data or on other data of the same classes.
+
+    Says every metric with its bootstrap interval over patients (images, where no patient is named), with running
+    statistics and, for batch normalization, with the statistics of the batch; and every metric of each site.
 
     Example:
       mednorm evaluate results/runs/batch-none-b8-s0 --data other/manifest.csv --split all
     """
-    from mednorm.cli.show import show_scores
+    from mednorm.cli.show import show_judgement
     from mednorm.training.evaluation import evaluate_run
 
-    images, scores = evaluate_run(run, data, split)
+    judged = evaluate_run(run, data, split)
     if json:
-        typer.echo(json_module.dumps({"run": str(run), "split": split, "images": images, "metrics": scores}, indent=1))
+        typer.echo(json_module.dumps({"run": str(run), "split": split, **asdict(judged)}, indent=1))
     else:
-        show_scores(f"{run.name}, {split}, {images} images", scores, o.console)
+        show_judgement(f"{run.name}, {split}, {judged.images} images", judged, o.console)

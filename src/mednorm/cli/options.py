@@ -13,7 +13,10 @@ from mednorm.errors import ConfigError
 console = Console()
 messages = Console(stderr=True)
 
-TaskName = Annotated[str, typer.Argument(help="tissue (images included) or lung.", metavar="TASK")]
+TaskName = Annotated[
+    str,
+    typer.Argument(help="tissue (images included), lung, heart, heart-lv, brain or brain3d.", metavar="TASK"),
+]
 Data = Annotated[
     str | None,
     typer.Option("--data", help="A MedMNIST .npz, a manifest.csv, or the folder that holds one.", metavar="PATH"),
@@ -22,7 +25,28 @@ Classes = Annotated[
     str | None, typer.Option("--classes", help="Class names in the order of their numbers, with commas between.")
 ]
 ImageSize = Annotated[str | None, typer.Option("--image-size", help="Resample every image, e.g. 128,128.")]
-SplitSeed = Annotated[int | None, typer.Option("--split-seed", help="Seed of the split, where the data names none.")]
+Folds = Annotated[
+    int | None,
+    typer.Option("--folds", help="Cross-validate over so many folds of patients; 0 for the data's own splits."),
+]
+HoldoutSite = Annotated[
+    str | None,
+    typer.Option("--holdout-site", help="Test on this hospital, train on the others; each for one fold a hospital."),
+]
+Network = Annotated[
+    str | None,
+    typer.Option(
+        "--network",
+        help="article_cnn, densenet121, resnet18; basicunet, unet, segresnet; or package.module:factory of your own.",
+    ),
+]
+PatchSize = Annotated[str | None, typer.Option("--patch-size", help="Patches of volumes, in voxels, e.g. 96,96,96.")]
+PatchesPerVolume = Annotated[
+    int | None, typer.Option("--patches-per-volume", help="Patches of each volume in an epoch.")
+]
+SplitSeed = Annotated[
+    int | None, typer.Option("--split-seed", help="Seed of folds, and of the split where the data names none.")
+]
 Epochs = Annotated[int | None, typer.Option("--epochs", help="Passes over the training images.")]
 Optimizer = Annotated[str | None, typer.Option("--optimizer", help="adam, adamw or sgd.")]
 LearningRate = Annotated[float | None, typer.Option("--learning-rate", help="The same for every arm.")]
@@ -45,6 +69,21 @@ def tell(what: str, where: Path) -> None:
 def words(text: str | None) -> list[str] | None:
     """Split "a,b" into its words."""
     return None if text is None else [word.strip() for word in text.split(",")]
+
+
+def shares(text: str | None, option: str) -> list[float] | None:
+    """Split "0.1,0.3,1" into numbers.
+
+    Raises:
+        ConfigError: something in it is no number.
+
+    """
+    if text is None:
+        return None
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{option}: expected numbers such as 0.1,0.3,1, got {text!r}.") from None
 
 
 def numbers(text: str | None, option: str) -> list[int] | None:

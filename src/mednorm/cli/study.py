@@ -16,7 +16,10 @@ from mednorm.cli import options as o
 def study(
     task: Annotated[
         str | None,
-        typer.Argument(help="tissue (images included) or lung; else that of --config, or tissue.", metavar="TASK"),
+        typer.Argument(
+            help="tissue (images included), lung, heart, heart-lv, brain, brain3d; else that of --config, or tissue.",
+            metavar="TASK",
+        ),
     ] = None,
     data: o.Data = None,
     out: o.Out = Path("results"),
@@ -24,16 +27,36 @@ def study(
         Path | None, typer.Option("--config", help="A study.toml; options override it.", metavar="FILE")
     ] = None,
     preset: Annotated[
-        str | None, typer.Option("--preset", help="Where settings start from: quick, default, for lung also full.")
+        str | None, typer.Option("--preset", help="Where settings start from: quick, default, claims, batch-size.")
     ] = None,
     norms: Annotated[
         str | None, typer.Option("--norms", help="Of none, batch, group, instance; commas between.")
     ] = None,
     regularizers: Annotated[
-        str | None, typer.Option("--regularizers", help="Of none, dropout, l1, l2 and sums such as dropout+l2.")
+        str | None,
+        typer.Option(
+            "--regularizers", help="Of none, dropout, dropout_before, dropout_last, l1, l2 and sums such as dropout+l2."
+        ),
     ] = None,
     batch_sizes: Annotated[str | None, typer.Option("--batch-sizes", help="Such as 2,4,8,16,32.")] = None,
     base_batch_size: Annotated[int | None, typer.Option("--base-batch-size", help="Where the others vary.")] = None,
+    batch_size_norms: Annotated[
+        str | None, typer.Option("--batch-size-norms", help="Norms trained at the other batch sizes; else all.")
+    ] = None,
+    scale_learning_rate: Annotated[
+        str | None, typer.Option("--scale-learning-rate", help="With the batch size: none, sqrt or linear.")
+    ] = None,
+    train_shares: Annotated[
+        str | None, typer.Option("--train-shares", help="Shares of the training patients, such as 0.1,0.3,1.")
+    ] = None,
+    deeper: Annotated[
+        bool | None, typer.Option("--deeper/--no-deeper", help="Train the deeper variant of the network as well.")
+    ] = None,
+    network: o.Network = None,
+    folds: o.Folds = None,
+    holdout_site: o.HoldoutSite = None,
+    patch_size: o.PatchSize = None,
+    patches_per_volume: o.PatchesPerVolume = None,
     seeds: Annotated[str | None, typer.Option("--seeds", help="Such as 0,1,2 or 0..4.")] = None,
     grid: Annotated[
         str | None, typer.Option("--grid", help="star: one thing at a time. full: all combinations.")
@@ -60,6 +83,8 @@ def study(
     Examples:
       mednorm study tissue --preset quick --out results
       mednorm study lung --data pneumoniamnist.npz --norms none,batch --seeds 0..4
+      mednorm study brain --data brain/manifest.csv --preset claims --out claims
+      mednorm study brain --data brain/manifest.csv --holdout-site each
       mednorm study --config study.toml
     """
     from mednorm.cli.show import show_results
@@ -75,6 +100,15 @@ def study(
         "regularizers": o.words(regularizers),
         "batch_sizes": o.numbers(batch_sizes, "--batch-sizes"),
         "base_batch_size": base_batch_size,
+        "batch_size_norms": o.words(batch_size_norms),
+        "scale_learning_rate": scale_learning_rate,
+        "train_shares": o.shares(train_shares, "--train-shares"),
+        "deeper": deeper,
+        "network": network,
+        "folds": folds,
+        "holdout_site": holdout_site,
+        "patch_size": o.numbers(patch_size, "--patch-size"),
+        "patches_per_volume": patches_per_volume,
         "seeds": o.numbers(seeds, "--seeds"),
         "grid": grid,
         "target": target,

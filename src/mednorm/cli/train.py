@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mednorm.cli import options as o
+from mednorm.errors import ConfigError
 
 
 def train(
@@ -16,9 +17,23 @@ def train(
     out: o.Out = Path("run"),
     norm: Annotated[str, typer.Option("--norm", help="none, batch, group or instance.")] = "batch",
     regularizer: Annotated[
-        str, typer.Option("--regularizer", help="none, dropout, l1, l2, or such as dropout+l2.")
+        str,
+        typer.Option(
+            "--regularizer", help="none, dropout, dropout_before, dropout_last, l1, l2, or such as dropout+l2."
+        ),
     ] = "none",
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Images in a step.")] = None,
+    network: o.Network = None,
+    folds: o.Folds = None,
+    fold: Annotated[
+        str | None, typer.Option("--fold", help="Which fold, such as 1of5 or site-HT; the first unless given.")
+    ] = None,
+    holdout_site: o.HoldoutSite = None,
+    train_share: Annotated[
+        float, typer.Option("--train-share", help="Share of the training patients (or images) used.")
+    ] = 1.0,
+    patch_size: o.PatchSize = None,
+    patches_per_volume: o.PatchesPerVolume = None,
     seed: Annotated[int, typer.Option("--seed", help="Of initial weights, order and dropout.")] = 0,
     epochs: o.Epochs = None,
     optimizer: o.Optimizer = None,
@@ -45,6 +60,7 @@ def train(
     from mednorm.tasks import find_task
     from mednorm.training.progress import RunProgress, progress_display
     from mednorm.training.run import train as train_run
+    from mednorm.training.settings import prepare
 
     flags = {
         "data": data,
@@ -52,6 +68,14 @@ def train(
         "regularizers": [regularizer],
         "batch_sizes": None if batch_size is None else [batch_size],
         "seeds": [seed],
+        "batch_size_norms": [norm],
+        "train_shares": list(dict.fromkeys([1.0, train_share])),
+        "deeper": False,
+        "network": network,
+        "folds": folds,
+        "holdout_site": holdout_site,
+        "patch_size": o.numbers(patch_size, "--patch-size"),
+        "patches_per_volume": patches_per_volume,
         "epochs": epochs,
         "optimizer": optimizer,
         "learning_rate": learning_rate,
@@ -66,12 +90,16 @@ def train(
     }
     settings = resolve(task, None, {}, flags)
     chosen = find_task(task)
-    prepared = chosen.prepare(settings.data, settings.classes, settings.split_seed, settings.image_size)
-    plan = next(
+    prepared = prepare(settings)
+    plans = [
         run
-        for run in settings.runs(prepared.images.classes, prepared.shape.size, prepared.digest)
-        if run.batch_size == settings.base_batch_size
-    )
+        for run in settings.runs(prepared, {})
+        if run.batch_size == settings.base_batch_size and run.train_share == train_share and fold in (None, run.fold)
+    ]
+    if not plans:
+        known = ", ".join(each.name or "none" for each in prepared.folds)
+        raise ConfigError(f"--fold: expected one of {known}, got {fold!r}.")
+    plan = plans[0]
     with progress_display(console=o.messages if json else o.console, transient=True) as display:
         run = train_run(plan, chosen, prepared, out, [RunProgress(display, plan.name, chosen.main_metric)])
     if json:

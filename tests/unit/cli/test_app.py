@@ -10,7 +10,7 @@ import mednorm
 from mednorm.cli.app import app, run
 
 MEDNORM = Path(sys.executable).with_name("mednorm")
-COMMANDS = [["study"], ["train"], ["evaluate"], ["report"], ["data", "describe"]]
+COMMANDS = [["study"], ["train"], ["evaluate"], ["predict"], ["report"], ["data", "describe"], ["data", "manifest"]]
 
 
 def command_of(words):
@@ -105,8 +105,36 @@ def test_a_mistake_in_the_arguments_is_one_line_on_stderr(capsys, arguments, exp
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["lungs"], "task: expected one of tissue, lung, got 'lungs'. Did you mean 'lung'?"),
+        (
+            ["lungs"],
+            "task: expected one of tissue, lung, heart, heart-lv, brain, brain3d, got 'lungs'. Did you mean 'lung'?",
+        ),
         (["--preset", "fast"], "preset: expected one of quick, default for tissue, got 'fast'."),
+        (["--folds", "1"], "options: expected folds to be 0 (the data's own splits) or at least 2, got 1."),
+        (["--folds", "-2"], "options: folds: input should be greater than or equal to 0, got -2."),
+        (
+            ["--folds", "5", "--holdout-site", "HT"],
+            "options: expected either folds or holdout_site, got 5 and 'HT'.",
+        ),
+        (["--holdout-site", "HT"], "tissue: expected the site to hold out to be each or one of"),
+        (["--train-shares", "a"], "--train-shares: expected numbers such as 0.1,0.3,1, got 'a'."),
+        (["--train-shares", "0,1"], "options: train_shares.0: input should be greater than 0, got 0.0."),
+        (["--train-shares", "0.5"], "options: expected train_shares to hold 1.0, the whole training split, got [0.5]."),
+        (["--train-shares", "nan,1"], "options: train_shares.0: input should be"),
+        (["--batch-size-norms", "renorm"], "options: batch_size_norms.0: input should be 'none', 'batch', 'group'"),
+        (["--scale-learning-rate", "log"], "options: scale_learning_rate: input should be 'none', 'sqrt' or 'linear'"),
+        (["--patch-size", "8,8"], "options: expected no patch_size, as it trains on whole images, got [8, 8]."),
+        (["--patch-size", "8x8"], "--patch-size: expected whole numbers such as 2,8,32 or 0..4, got '8x8'."),
+        (
+            ["--patches-per-volume", "0"],
+            "options: patches_per_volume: input should be greater than or equal to 1, got 0",
+        ),
+        (["--network", "unett"], "network: expected one of basicunet, basicunet_deep, unet, unet_deep, segresnet"),
+        (["--network", "nowhere:net"], "network nowhere:net: expected a module nowhere, got none of that name"),
+        (
+            ["--regularizers", "dropout+dropout_last"],
+            "options: regularizers.0: expected dropout in one place, got dropout",
+        ),
         (["--seeds", "0..x"], "--seeds: expected whole numbers such as 2,8,32 or 0..4, got '0..x'."),
         (["--batch-sizes", "2,,8"], "--batch-sizes: expected whole numbers such as 2,8,32 or 0..4, got '2,,8'."),
         (["--image-size", "32x32"], "--image-size: expected whole numbers such as 2,8,32 or 0..4, got '32x32'."),
@@ -114,8 +142,11 @@ def test_a_mistake_in_the_arguments_is_one_line_on_stderr(capsys, arguments, exp
         (["--dropout", "1.5"], "options: dropout: input should be less than 1, got 1.5."),
         (["--learning-rate", "inf"], "options: learning_rate: input should be a finite number, got inf."),
         (["--target", "nan"], "options: target: input should be a finite number, got nan."),
-        (["--norms", "batch,layer"], "options: norms.1: input should be 'none', 'batch', 'group' or 'instance'"),
-        (["--regularizers", "l3"], "options: regularizers.0: expected 'none' or a sum of dropout, l1, l2"),
+        (
+            ["--norms", "batch,renorm"],
+            "options: norms.1: input should be 'none', 'batch', 'group', 'instance' or 'layer'",
+        ),
+        (["--regularizers", "l3"], "options: regularizers.0: expected 'none' or a sum of dropout, dropout_before,"),
         (["--optimizer", "lion"], "options: optimizer: input should be 'adam', 'adamw' or 'sgd', got 'lion'."),
         (["--device", "tpu"], "options: device: input should be 'auto', 'cpu' or 'cuda', got 'tpu'."),
         (["--seeds", "0,0"], "options: seeds: expected each value once, got 0 twice."),

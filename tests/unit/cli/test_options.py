@@ -2,13 +2,25 @@ from pathlib import Path
 
 import pytest
 
-from mednorm.cli.options import numbers, tell, words
+from mednorm.cli.options import numbers, shares, tell, words
 from mednorm.errors import ConfigError
 
 
 def test_what_is_not_given_stays_not_given():
     assert words(None) is None
     assert numbers(None, "--seeds") is None
+    assert shares(None, "--train-shares") is None
+
+
+def test_shares_are_numbers_with_or_without_a_fraction():
+    assert shares("0.1, 0.3,1", "--train-shares") == [0.1, 0.3, 1.0]
+
+
+@pytest.mark.parametrize("text", ["", "a", "0.1,", "0,1;0,3", "10%"])
+def test_what_is_no_share_is_named_with_its_option(text):
+    with pytest.raises(ConfigError) as raised:
+        shares(text, "--train-shares")
+    assert str(raised.value) == f"--train-shares: expected numbers such as 0.1,0.3,1, got {text!r}."
 
 
 def test_words_are_cut_at_commas_and_trimmed():

@@ -1,11 +1,13 @@
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from mednorm.cli.show import show_description, show_metrics, show_results, show_scores
+from mednorm.cli.show import show_description, show_judgement, show_metrics, show_results
 from mednorm.data import describe, read
+from mednorm.training.evaluation import Judgement
 from tests.report_fixture import make_results
 
 WIDTHS = pytest.mark.parametrize("width", [60, 80, 100, 120, 160])
@@ -26,8 +28,9 @@ def numbers_of(estimate, sign=""):
 
 
 @WIDTHS
-def test_no_number_of_the_results_is_cut_at_any_width(width):
-    results = make_results()
+@pytest.mark.parametrize("options", [{}, {"more": True}], ids=["as before", "all axes"])
+def test_no_number_of_the_results_is_cut_at_any_width(width, options):
+    results = make_results(**options)
     text = shown(show_results, results, width=width)
     assert "…" not in text
     for arm in results.summary:
@@ -39,12 +42,45 @@ def test_no_number_of_the_results_is_cut_at_any_width(width):
 
 
 @WIDTHS
-def test_every_arm_is_named_in_full_at_any_width(width):
-    results = make_results()
-    text = shown(show_results, results, width=width)
+@pytest.mark.parametrize("options", [{}, {"more": True}], ids=["as before", "all axes"])
+def test_every_arm_is_named_in_full_at_any_width(width, options):
+    text = shown(show_results, make_results(**options), width=width)
     rows = [row for row in text.splitlines() if row.startswith("│")]
-    for name in ("instance", "renorm", "dropout", "weight_decay"):
+    more = ("deeper_unet", "12.5%") if options else ()
+    for name in ("instance", "renorm", "dropout", "weight_decay", *more):
         assert any(name in row for row in rows)
+
+
+@WIDTHS
+def test_network_and_share_are_named_only_where_they_vary(width):
+    plain, wide = (shown(show_results, make_results(more=more), width=width).split("└")[0] for more in (False, True))
+    assert ("network" in plain, "share" in plain) == (False, False)
+    assert ("network" in wide, "share" in wide) == (True, True)
+
+
+@pytest.mark.parametrize("width", [60, 160])
+def test_a_single_seed_shows_the_interval_over_patients_and_says_so(width):
+    results = make_results(more=True, seeds=[0])
+    table = shown(show_results, results, width=width).split("└")[0]
+    assert "95 % interval over patients, one seed" in re.sub(r"\s+", " ", table.split("┏")[0])
+    for number in numbers_of(results.summary[1].over_units["test_dice"]):
+        assert number in table
+    for number in numbers_of(results.summary[1].versus_none_over_units["test_dice"], "+"):
+        assert number in table
+
+
+def test_several_seeds_show_their_own_interval():
+    results = make_results(more=True)
+    table = shown(show_results, results, width=160).split("└")[0]
+    assert "interval over seeds" in table
+    assert f"{results.summary[0].over_units['test_dice'].low:.3f}" not in table.splitlines()[5]
+
+
+def test_with_folds_seeds_are_counted_and_not_runs():
+    text = shown(show_results, make_results(more=True, seeds=[0, 1], folds=3), width=200)
+    assert "150 runs in 3 folds" in text
+    assert re.search(r"\([0-2]/2\)", text)
+    assert "/6)" not in text
 
 
 def test_every_sentence_is_shown_with_its_verdict():
@@ -82,11 +118,71 @@ def test_metrics_of_a_run_stand_by_split_and_what_is_missing_is_said():
     assert f"{run.name}: epoch {run.best_epoch} of {len(run.epochs)}" in re.sub(r"\s+", " ", text)
 
 
-def test_scores_of_hostile_names_are_shown_as_they_are():
-    text = shown(show_scores, "run[/b], test", {"dice_[red]wall": 0.5, "dice": None})
+METRICS = ("auc", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "calibration_error")
+HOSPITALS = ("Geneva", "Lausanne University", "[red]Bern[/red]", "Zürich")
+
+
+def judgement(*, metrics=METRICS, sites=HOSPITALS, batch=True):
+    values = {name: 0.5123 + place / 100 for place, name in enumerate(metrics)}
+    return Judgement(
+        images=222,
+        resampled=("patients", 19),
+        metrics=values,
+        intervals={name: (value - 0.1, value + 0.1) for name, value in values.items()},
+        batch_metrics={name: value + 0.2 for name, value in values.items()} if batch else {},
+        sites={site: {name: value + place / 7 for name, value in values.items()} for place, site in enumerate(sites)},
+    )
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("metrics", [METRICS, ("dice", "hd95"), ("dice", "dice_left_ventricle_of_the_heart")])
+def test_a_judgement_fits_and_no_number_or_name_of_it_is_cut(width, metrics):
+    judged = judgement(metrics=metrics)
+    text = shown(show_judgement, "batch-none-b8-s0, test, 222 images", judged, width=width)
+    assert "…" not in text
+    for name in metrics:
+        low, high = judged.intervals[name]
+        for number in (judged.metrics[name], judged.batch_metrics[name]):
+            assert f"{number:.4f}" in text
+        assert f"[{low:.4f}, {high:.4f}]" in text
+        for site in judged.sites.values():
+            assert f"{site[name]:.4f}" in text
+    for site in HOSPITALS:
+        assert site in text
+    assert "over 19 patients" in text
+
+
+@pytest.mark.parametrize(("width", "first"), [(200, "site"), (80, "metric"), (60, "site")])
+def test_sites_stand_down_or_across_as_the_terminal_is_wide(width, first):
+    by_site = shown(show_judgement, "run", judgement(), width=width).split("By site, running statistics")[1]
+    heading = next(row for row in by_site.splitlines() if row.startswith("┃"))
+    assert heading.split("┃")[1].strip() == first
+    rows = [row for row in by_site.splitlines() if row.startswith("│")]
+    assert len(rows) == {200: 4, 80: 6, 60: 24}[width]
+
+
+def test_each_number_of_a_site_stands_beside_its_metric_in_the_narrowest_form():
+    judged = judgement()
+    by_site = shown(show_judgement, "run", judged, width=60).split("By site, running statistics")[1]
+    rows = [[cell.strip() for cell in row.strip("│").split("│")] for row in by_site.splitlines() if row[:1] == "│"]
+    assert [row[0] for row in rows if row[0]] == list(HOSPITALS)
+    assert [row[1:] for row in rows] == [
+        [name, f"{value:.4f}"] for scores in judged.sites.values() for name, value in scores.items()
+    ]
+
+
+def test_a_network_without_running_statistics_and_data_without_sites_are_shown_shorter():
+    text = shown(show_judgement, "run[/b], test", judgement(batch=False, sites=()))
     assert "run[/b], test" in text
-    assert re.search(r"dice_\[red\]wall │ 0\.5000", text)
-    assert re.search(r"dice +│ not defined", text)
+    assert "batch" not in text
+    assert "By site" not in text
+
+
+def test_what_is_not_defined_is_said_and_has_no_interval():
+    judged = replace(judgement(sites=()), metrics={"dice_[red]wall": None}, intervals={"dice_[red]wall": None})
+    row = next(row for row in shown(show_judgement, "run", judged).splitlines() if "wall" in row)
+    cells = [cell.strip() for cell in row.strip("│").split("│")]
+    assert cells == ["dice_[red]wall", "not defined", "–", "not defined"]
 
 
 def test_no_number_of_a_description_is_cut_in_a_narrow_terminal(lung_npz):

@@ -8,6 +8,7 @@ from filelock import FileLock
 
 from mednorm.cli.app import run
 from mednorm.results import Results
+from tests.studies import write_patients
 
 TINY = ["--norms", "none", "--seeds", "0", "--batch-sizes", "16", "--epochs", "1"]
 
@@ -102,3 +103,26 @@ def test_other_settings_in_the_same_folder_are_said_in_one_line(capsys, copied, 
 
 def test_the_command_is_written_down(copied, study_results):
     assert study_results.environment.command == shlex.join(["mednorm", *sys.argv[1:]])
+
+
+def test_folds_sites_and_shares_on_the_command_line_are_what_is_studied(capsys, tmp_path):
+    data = write_patients(tmp_path / "data")
+    small = ["--norms", "none,batch", "--seeds", "0", "--batch-sizes", "3", "--epochs", "1", "--json"]
+    heart = ["--preset", "quick", "--image-size", "12,12", "--folds", "2", "--train-shares", "0.5,1", *small]
+    assert run(["study", "heart", "--data", str(data), "--out", str(tmp_path / "folds"), *heart]) == 0
+    found = json.loads(capsys.readouterr().out)
+    names = [f"{n}-none-b3-s0{share}-f{f}of2" for f in (1, 2) for share in ("", "-t0.5") for n in ("none", "batch")]
+    assert [each["name"] for each in found["runs"]] == names
+    lv = ["--preset", "quick", "--network", "unet", "--image-size", "16,16", "--folds", "0", "--holdout-site", "each"]
+    assert run(["study", "heart-lv", "--data", str(data), "--out", str(tmp_path / "sites"), *lv, *small]) == 0
+    assert json.loads(capsys.readouterr().out)["study"]["folds"] == ["site-north", "site-south"]
+
+
+def test_a_cross_validation_is_shown_as_a_table_and_a_page(capsys, tmp_path):
+    data, out = write_patients(tmp_path / "data"), tmp_path / "out"
+    options = ["--preset", "quick", "--image-size", "12,12", "--folds", "2", "--batch-sizes", "3", "--epochs", "1"]
+    assert run(["study", "heart", "--data", str(data), "--out", str(out), *options]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "4 runs of 1 epochs on 18 train, 18 test images in each of 2 folds" in shown
+    assert "2-fold cross-validation by patient" in shown
+    assert (out / "report.html").stat().st_size > 100_000
