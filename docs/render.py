@@ -1,127 +1,158 @@
 """Fill the rendered parts of README and docs from real output and committed results.
 
-A part stands between `<!-- render: NAME -->` and `<!-- end -->`. Run `make docs` after changing an example or a file
-under docs/results; `tests/docs` fails when a page says something else than its source.
-"""
+A *part* fills the lines between `<!-- render: NAME -->` and `<!-- end -->`:
+
+| name | what it shows |
+| --- | --- |
+| `quickstart` | examples/quickstart.py and what it prints |
+| `example NAME`, `snippet NAME` | examples/NAME.py, docs/snippets/NAME.py, and what it prints |
+| `tasks`, `presets`, `networks` | what the package knows, as tables |
+| `FILE table en` | every arm of docs/results/FILE.json |
+| `FILE facts en` | how the figures were made |
+| `FILE claims en`, `FILE claims en GROUP …` | every quantity that a claim of the article is measured by; GROUP is speed, overfitting, gradients, sizes or regularizers |
+| `FILE sizes en` | batch and group normalization at each batch size, in both modes of evaluation |
+| `FILE sites en` | every norm at each hospital |
+| `FILE sentences`, `FILE headlines`, `FILE cautions` | the study's own sentences: all; of quality and whatever it could distinguish; what its numbers cannot carry |
+
+`zh` stands for `en` in Chinese pages. A *figure* stands inside a sentence, between `<!-- f: KEY -->` and `<!-- /f -->` on one
+line, and not at the beginning of that line, where Markdown would take the rest of it for HTML. Nothing of it is seen but the figure:
+
+    BN reaches <!-- f: lung-claims test_auc batch b32 -->0.928 [0.909, 0.946]<!-- /f --> on the test images.
+
+| key | figure |
+| --- | --- |
+| `FILE QUANTITY NORM …` | the quantity of an arm. After the norm any of: a regularizer, `bSIZE`, `tSHARE`, a network; the base unless given |
+| `FILE VIEW.QUANTITY NORM …` | the same in a view: over_units, batch_metrics, mode_gap, versus_none, versus_none_over_units |
+| `FILE study.PATH`, `FILE environment.PATH`, `FILE runs` | a fact, such as `study.data.images.test`; the number of runs |
+| `… mean` | without the interval |
+| `… .2` | with two decimals |
+
+Run `make docs` after changing an example or a file under docs/results; `tests/docs` fails when a page says something else than
+its source. `--results DIR` looks for results in DIR first (`DIR/FILE.json`, or `DIR/FILE/results.json`), and `--out DIR` writes pages
+there instead of in their places: both for trying pages out on results that are not to be committed.
+"""  # noqa: E501
 
 from __future__ import annotations
 
-import json
+import argparse
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mednorm.results import ArmSummary, Results, read_results
+sys.path.insert(0, str(Path(__file__).parent))
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "README.zh-CN.md", "docs/results/README.md")
-PART = re.compile(r"(<!-- render: (?P<name>[\w -]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+from rendering import claims, code, figures, tables
+from rendering.source import RESULTS, ROOT, PartError, Source
 
-HEADERS = {
-    "en": ("norm", "regularizer", "batch", "test {}", "{} against none", "epochs to target", "ms per step"),
-    "zh": ("归一化", "正则化", "批量大小", "测试 {}", "{} 与不归一化之差", "达到目标所需轮数", "每步毫秒"),
+_TWINS = (
+    "README",
+    "docs/faq",
+    "docs/concepts/batch-normalization",
+    "docs/concepts/conventions",
+    "docs/concepts/small-batches",
+)
+PAGES = (
+    *(f"{page}{language}.md" for page in _TWINS for language in ("", ".zh-CN")),
+    "docs/how-to/own-network.md",
+    "docs/reference/tasks.md",
+    "docs/results/README.md",
+)
+PART = re.compile(r"(<!-- render: (?P<name>[^>\n]+?) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
+FIGURE = re.compile(
+    r"(?P<before>^[\s>*+-]*)?(<!-- f: (?P<key>[^>\n]+?) -->)(?P<body>[^\n]*?)(<!-- /f -->)", re.MULTILINE
+)
+LANGUAGES = ("en", "zh")
+
+_BY_LANGUAGE: dict[str, Callable[..., str]] = {
+    "table": tables.table,
+    "facts": tables.facts,
+    "claims": claims.claims,
+    "sizes": claims.sizes,
+    "sites": claims.sites,
 }
-
-SPLITS = {
-    "en": {"train": "train", "val": "val", "test": "test"},
-    "zh": {"train": "训练", "val": "验证", "test": "测试"},
-}
+_WHOLE = {"sentences": tables.sentences, "headlines": tables.headlines, "cautions": tables.cautions}
+_PROGRAMS = {"example": "examples", "snippet": "docs/snippets"}
+_CODE = {"tasks": code.tasks, "presets": code.presets, "networks": code.networks}
 
 
-def example(name: str) -> str:
-    """Show a program and what it prints."""
-    path = ROOT / "examples" / f"{name}.py"
-    shown = subprocess.run([sys.executable, path], capture_output=True, text=True, check=True).stdout
-    code = path.read_text(encoding="utf-8").split("\n\n", 1)[1]
-    return f"```python\n{code.strip()}\n```\n\n```text\n{shown.strip()}\n```\n"
+def part(source: Source, name: str) -> str:
+    """Return the content of a part.
+
+    Raises:
+        PartError: no part of that name, or one whose file is missing.
+
+    """
+    first, *rest = name.split()
+    if name == "quickstart":
+        return code.program("examples", name)
+    if first in _PROGRAMS and len(rest) == 1:
+        return code.program(_PROGRAMS[first], rest[0])
+    if name in _CODE:
+        return _CODE[name]()
+    kind, *more = rest or [""]
+    try:
+        if kind in _WHOLE and not more:
+            return _WHOLE[kind](source.read(first))
+        if kind in _BY_LANGUAGE and more and more[0] in LANGUAGES and (kind == "claims" or len(more) == 1):
+            return _BY_LANGUAGE[kind](source.read(first), *more)
+    except PartError as error:
+        raise PartError(f"part {name!r}: {error}") from None
+    raise PartError(f"part {name!r}: there is none of that name; docs/render.py says which there are.")
 
 
-def table(results: Results, language: str) -> str:
-    """Show every arm of a study."""
-    metrics = results.headline_metrics()
-    *names, test, difference, epochs, step = HEADERS[language]
-    short = [name.removeprefix("test_") for name in metrics]
-    headers = [*names, *(test.format(name) for name in short), difference.format(short[0]), epochs, step]
-    lines = ["| " + " | ".join(headers) + " |", "|" + " --- |" * 3 + " ---: |" * (len(metrics) + 3)]
-    lines += ["| " + " | ".join(_row(arm, metrics)) + " |" for arm in results.summary]
-    return "\n".join(lines) + "\n"
+def rendered(text: str, source: Source | None = None, failed: list[str] | None = None) -> str:
+    """Return a page with its parts and figures filled anew.
 
+    Args:
+        text: the page.
+        source: where results come from; docs/results unless given.
+        failed: takes the messages of what could not be rendered and stays as it is; without it the first is raised.
 
-def sentences(results: Results) -> str:
-    """Show what a study says of itself."""
-    return "\n".join(f"- {statement.text}" for statement in results.statements) + "\n"
+    Raises:
+        PartError: a part or figure is unknown, or its file missing.
 
+    """
+    source = source or Source(RESULTS)
 
-def headlines(results: Results) -> str:
-    """Show what a study says of quality, and whatever it could distinguish."""
-    chosen = [s for s in results.statements if s.topic == "quality" or s.verdict in ("better", "worse")]
-    return "\n".join(f"- {statement.text}" for statement in chosen) + "\n"
+    def filled(make: Callable[[], str], before: str) -> str:
+        try:
+            return make()
+        except PartError as error:
+            if failed is None:
+                raise
+            failed.append(str(error))
+            return before
 
+    def figure(found: re.Match[str]) -> str:
+        key = found["key"]
+        if found["before"] is not None:
+            raise PartError(f"figure {key!r}: expected words before it on its line, got none. Move the line break.")
+        return found[2] + filled(lambda: figures.figure(source, key), found["body"]) + found[5]
 
-def facts(results: Results, language: str) -> str:
-    """Say how the figures were made."""
-    made = results.environment
-    words = SPLITS[language]
-    images = ", ".join(f"{count} {words[split]}" for split, count in results.study.data.images.items())
-    minutes = sum(run.seconds for run in results.runs) / 60
-    command = re.sub(r" --out \S+", "", re.sub(r"(?<= --data )\S*/", "", made.command))
-    if language == "zh":
-        return (
-            f"`{command}`：{len(results.runs)} 次训练，图像 {images}，种子 {_list(results.study.seeds)}，"
-            f"训练 {minutes:.1f} 分钟（{made.processor}，{made.threads} 线程，torch {made.packages['torch']}）。\n"
-        )
-    return (
-        f"`{command}`: {len(results.runs)} runs on {images} images, seeds {_list(results.study.seeds)}, "
-        f"{minutes:.1f} minutes of training ({made.processor}, {made.threads} threads, "
-        f"torch {made.packages['torch']}).\n"
-    )
-
-
-def parts() -> dict[str, Callable[[], str]]:
-    """Return everything that can be rendered, by name."""
-    known: dict[str, Callable[[], str]] = {"quickstart": lambda: example("quickstart")}
-    for path in sorted((ROOT / "docs" / "results").glob("*.json")):
-        results = read_results(path)
-        for language in HEADERS:
-            known[f"{path.stem} table {language}"] = lambda r=results, lang=language: table(r, lang)  # type: ignore[misc]
-            known[f"{path.stem} facts {language}"] = lambda r=results, lang=language: facts(r, lang)  # type: ignore[misc]
-        known[f"{path.stem} headlines"] = lambda r=results: headlines(r)  # type: ignore[misc]
-        known[f"{path.stem} sentences"] = lambda r=results: sentences(r)  # type: ignore[misc]
-    return known
-
-
-def rendered(text: str) -> str:
-    """Return a page with its parts filled anew."""
-    known = parts()
-    return PART.sub(lambda part: part[1] + known[part["name"]]() + part[3], text)
+    text = PART.sub(lambda p: p[1] + filled(lambda: part(source, p["name"]), p["body"]) + p[4], text)
+    return FIGURE.sub(figure, text)
 
 
 def main() -> None:
-    """Fill every page."""
+    """Fill every page; say what is missing, after all that is there was filled."""
+    parser = argparse.ArgumentParser(description="Fill the rendered parts of README and docs.")
+    parser.add_argument("--results", type=Path, help="look for results here first")
+    parser.add_argument("--out", type=Path, help="write the pages below this folder instead")
+    asked = parser.parse_args()
+    source = Source(*([asked.results] if asked.results else []), RESULTS)
+    failed = False
     for page in PAGES:
-        path = ROOT / page
-        path.write_text(rendered(path.read_text(encoding="utf-8")), encoding="utf-8")
-
-
-def _row(arm: ArmSummary, metrics: list[str]) -> list[str]:
-    reached = arm.epochs_to_target
-    epochs = "–" if reached.mean is None else f"{reached.mean:.1f} ({reached.n}/{len(arm.runs)})"
-    step = arm.seconds_per_step.mean
-    return [
-        arm.norm,
-        arm.regularizer,
-        str(arm.batch_size),
-        *(arm.metrics[name].text(3) for name in metrics),
-        arm.versus_none[metrics[0]].text(3, signed=True) if arm.versus_none else "–",
-        epochs,
-        "–" if step is None else f"{step * 1e3:.1f}",
-    ]
-
-
-def _list(values: list[int]) -> str:
-    return json.dumps(values).strip("[]")
+        missing: list[str] = []
+        text = rendered((ROOT / page).read_text(encoding="utf-8"), source, missing)
+        path = (asked.out or ROOT) / page
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        if missing:
+            reasons = dict.fromkeys(message.split(": ", 1)[1] for message in missing)
+            print(f"{page}: {len(missing)} not rendered:", *reasons, sep="\n  ", file=sys.stderr)
+            failed = True
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ RANKS = {
     "kernels": 3,
     "functional": 4,
     "layers": 5,
+    "guards": 6,
     "monai": 6,
     "surgery": 6,
     "population": 6,
