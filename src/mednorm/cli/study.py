@@ -30,7 +30,7 @@ def study(
         str | None, typer.Option("--preset", help="Where settings start from: quick, default, claims, batch-size.")
     ] = None,
     norms: Annotated[
-        str | None, typer.Option("--norms", help="Of none, batch, group, instance; commas between.")
+        str | None, typer.Option("--norms", help="Of none, batch, group, instance, layer; commas between.")
     ] = None,
     regularizers: Annotated[
         str | None,

@@ -245,7 +245,8 @@ def _labels(
 ) -> tuple[tuple[str, ...], dict[str, int]]:
     """Return the names of the classes and the number of each; every label must be among them."""
     if classes is None:
-        seen = {row.cells["label"] for row, split in zip(rows, splits, strict=True) if split == "train"}
+        train = [row for row, split in zip(rows, splits, strict=True) if split == "train"]
+        seen = {row.cells["label"] for row in train or rows}  # folds, and judging alone, need no train split
         whole = all(label.isdecimal() for label in seen)
         classes = sorted(seen, key=lambda label: (int(label), label) if whole else (0, label))
         source = "the labels in train"

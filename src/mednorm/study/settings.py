@@ -156,15 +156,24 @@ def resolve(
     if file.get("task", task) != task:
         raise ConfigError(f"{file_name}: task: expected {task!r}, as on the command line, got {file['task']!r}.")
     start = {"task": task, "preset": preset, "network": chosen.network, **chosen.presets[preset]}
-    over_file = start | _with_base(start, file) | {"preset": preset}
+    over_file = start | _over(start, file) | {"preset": preset}
     validated(StudySettings, over_file, file_name)  # so that what is wrong in the file is said of it
     given = {key: value for key, value in flags.items() if value is not None}
-    return validated(StudySettings, over_file | _with_base(over_file, given), "options")
+    return validated(StudySettings, over_file | _over(over_file, given), "options")
 
 
-def _with_base(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Let new batch sizes that leave out the old base bring their own: the middle one."""
+def _over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Let what is laid over bring what it implies, unless that is given with it.
+
+    New batch sizes that leave out the old base bring their own, the middle one; a site to hold out ends the folds of a
+    preset, and folds end a site held out.
+    """
+    implied: dict[str, Any] = {}
     sizes = over.get("batch_sizes")
-    if "base_batch_size" in over or not isinstance(sizes, list) or not sizes or under["base_batch_size"] in sizes:
-        return dict(over)
-    return dict(over) | {"base_batch_size": sorted(sizes)[(len(sizes) - 1) // 2]}
+    if isinstance(sizes, list) and sizes and under["base_batch_size"] not in sizes:
+        implied["base_batch_size"] = sorted(sizes)[(len(sizes) - 1) // 2]
+    if over.get("holdout_site") is not None:
+        implied["folds"] = 0
+    if over.get("folds"):
+        implied["holdout_site"] = None
+    return implied | dict(over)

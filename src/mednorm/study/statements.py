@@ -183,7 +183,10 @@ def _limits(speaker: Speaker) -> list[Statement | None]:
     trials = [trial for seeds in speaker.arms.values() for trial in seeds.values()]
     diverged = [name for trial in trials for name in trial.runs if trial.run.status == "diverged"]
     if diverged:
-        text = f"The loss stopped being a number in {', '.join(diverged)}; the epochs before that were judged, if any."
+        text = (
+            f"The loss stopped being a number in {', '.join(diverged)}. The best epoch before that is judged, where "
+            "validation chose one; else its metrics are not defined."
+        )
         said.append(Statement(topic="caution", verdict="worse", text=text))
     return [*said, speaker.caution(_shared(speaker))]
 

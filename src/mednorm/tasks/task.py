@@ -40,7 +40,7 @@ class Prepared:
         images: what was read.
         arrays: every image, in the order of the items.
         folds: the divisions into train, val and test; one, without a name, for the data's own splits.
-        digest: SHA-256 of images and targets.
+        digest: SHA-256 of images, targets, patients, sites and folds.
         grid: spacing in mm and orientation of volumes, where their files give them.
     """
 
@@ -172,7 +172,7 @@ class Task:
             _check_classes(images, arrays, fold)
         if self.unit == "patient" and self.kind == "classification":
             _check_patients(images)
-        return Prepared(images, arrays, divisions, _digest(arrays), grid)
+        return Prepared(images, arrays, divisions, _digest(arrays, divisions), grid)
 
     def load(self, images: ImageSet, items: Sequence[Item], size: Sequence[int] | None) -> Arrays:
         """Read some images as the task wants them: slices of one size, or volumes of any, with their spacing in mm."""
@@ -220,9 +220,10 @@ class Task:
         return classification_loss() if self.kind == "classification" else SegmentationLoss()
 
 
-def _digest(arrays: Arrays) -> str:
-    """Fingerprint what is trained and tested on, wherever it came from."""
+def _digest(arrays: Arrays, folds: Sequence[Fold]) -> str:
+    """Fingerprint what is trained and tested on, wherever it lies: pixels, targets, who, where, and the division."""
     digest = hashlib.sha256()
+    digest.update(repr((arrays.patients, arrays.sites, [(f.name, sorted(f.rows.items())) for f in folds])).encode())
     for image, target in zip(arrays.images, arrays.targets, strict=True):
         for tensor in (image, target):
             digest.update(f"{tuple(tensor.shape)}".encode())

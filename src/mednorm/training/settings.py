@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import quote
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -104,8 +105,8 @@ class RunSettings(CommonSettings):
     def name(self) -> str:
         """Name of the run's folder."""
         parts = [self.norm, self.regularizer, f"b{self.batch_size}", f"s{self.seed}"]
-        parts += ["deeper"] * self.deeper + [f"t{self.train_share:g}"] * (self.train_share < 1)
-        return "-".join(parts + ([f"f{self.fold}"] if self.fold else []))
+        parts += ["deeper"] * self.deeper + [f"t{self.train_share!r}"] * (self.train_share < 1)
+        return "-".join(parts + ([f"f{quote(self.fold, safe='')}"] if self.fold else []))  # a site may be named a/b
 
     @property
     def placement(self) -> Placement | None:

@@ -163,3 +163,15 @@ def test_the_full_preset_of_lung_studies_every_norm_regularizer_and_batch_size_o
 def test_volumes_are_trained_on_in_patches():
     message = refused(task="brain3d", file={"patch_size": None})
     assert message.endswith("expected a patch_size, as its images are volumes, got None.")
+
+
+def test_a_site_to_hold_out_ends_the_folds_of_a_preset_unless_both_are_given():
+    assert resolve("heart", None, {}, {}).folds == 5
+    assert resolve("heart", None, {}, {"holdout_site": "A"}).folds == 0
+    with pytest.raises(ConfigError, match="expected either folds or holdout_site, got 3 and 'A'"):
+        resolve("heart", None, {}, {"holdout_site": "A", "folds": 3})
+
+
+def test_folds_end_a_site_held_out_in_the_file_below():
+    settings = resolve("heart", None, {"holdout_site": "A"}, {"folds": 4})
+    assert (settings.folds, settings.holdout_site) == (4, None)

@@ -70,6 +70,19 @@ def test_one_changed_value_changes_the_digest(lung_npz, tmp_path, name):
     assert lung.prepare(str(tmp_path / "other.npz")).digest != lung.prepare(str(lung_npz)).digest
 
 
+def test_another_division_or_another_patient_changes_the_digest(tmp_path):
+    rows = segmentation(tmp_path, [np.ones((4, 6), np.uint8)] * 6, [*THREE, *THREE])
+    tissue = find_task("tissue")
+
+    def digest(**changed):
+        return tissue.prepare(str(table(tmp_path, [row | changed for row in rows]))).digest
+
+    plain = digest()
+    rows[0], rows[1] = rows[0] | {"split": rows[1]["split"]}, rows[1] | {"split": rows[0]["split"]}
+    assert digest() != plain
+    assert digest(site="A") != digest(site="B")
+
+
 def test_the_embedded_images_of_another_seed_have_another_digest():
     tissue = find_task("tissue")
     first, again, other = (tissue.prepare(None, split_seed=seed, image_size=[16, 16]).digest for seed in (0, 0, 1))
