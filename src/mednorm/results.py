@@ -75,7 +75,8 @@ class Run(_Record):
     batch_metrics: dict[str, Number | None] = Field(
         default={},
         description="test_* again, with the statistics of the test batches (of the training batch size, in a fixed "
-        "random order) in place of running statistics; empty where the network keeps none",
+        "random order; of volumes, so many neighbouring windows of one) in place of running ones; empty where the "
+        "network keeps none",
     )
     sites: dict[str, dict[str, Number | None]] = Field(default={}, description="test_* of each hospital or scanner")
     initial_gradient_norms: dict[str, Number | None] = Field(

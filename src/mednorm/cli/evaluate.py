@@ -18,6 +18,7 @@ def evaluate(
     split: Annotated[
         Literal["train", "val", "test", "all"], typer.Option("--split", help="Which images to judge it on.")
     ] = "test",
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     json: o.Json = False,
 ) -> None:
     """Judge a trained run, on its own data or on other data of the same classes.
@@ -31,7 +32,7 @@ def evaluate(
     from mednorm.cli.show import show_judgement
     from mednorm.training.evaluation import evaluate_run
 
-    judged = evaluate_run(run, data, split)
+    judged = evaluate_run(run, data, split, device)
     if json:
         typer.echo(json_module.dumps({"run": str(run), "split": split, **asdict(judged)}, indent=1))
     else:

@@ -49,7 +49,7 @@ SplitSeed = Annotated[
 ]
 Epochs = Annotated[int | None, typer.Option("--epochs", help="Passes over the training images.")]
 Optimizer = Annotated[str | None, typer.Option("--optimizer", help="adam, adamw or sgd.")]
-LearningRate = Annotated[float | None, typer.Option("--learning-rate", help="The same for every arm.")]
+LearningRate = Annotated[float | None, typer.Option("--learning-rate", help="At the base batch size.")]
 Dropout = Annotated[float | None, typer.Option("--dropout", help="Share dropped, where an arm has dropout.")]
 L1 = Annotated[float | None, typer.Option("--l1", help="Weight of the L1 penalty, where an arm has l1.")]
 L2 = Annotated[float | None, typer.Option("--l2", help="Weight of the L2 penalty, where an arm has l2.")]

@@ -107,8 +107,10 @@ def _interval(seeds: Estimate | None, units: Estimate | None, *, signed: bool = 
 def show_metrics(run: Run, console: Console) -> None:
     """Print the metrics of one run, a row a metric."""
     names = list(dict.fromkeys(key.split("_", 1)[1] for key in run.metrics))
+    validated = any(key.startswith("val_") for key in run.metrics)
+    how = "chosen by validation" if validated else "the last, as there are no validation images"
     table = Table(
-        title=f"{escape(run.name)}: epoch {run.best_epoch} of {len(run.epochs)}, chosen by validation",
+        title=f"{escape(run.name)}: epoch {run.best_epoch} of {len(run.epochs)}, {how}",
         title_justify="left",
     )
     table.add_column("metric")

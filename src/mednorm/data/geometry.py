@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-3  # of the entries of two affines that are one: what headers round, in mm
 _SPACING = 0.01  # relative
-_MM = {"meter": 1e3, "micron": 1e-3}
+_MM = {1: 1e3, 3: 1e-3}  # metres and micrometres in NIfTI, whose code 2 is mm; the bits above are of time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,11 +75,17 @@ class Image:
         pixels: float32 ``(C, *spatial)``, raw intensities in the units of the file.
         geometry: where its voxels lie; None where the file does not say.
         format: ``"PNG"``, ``"JPEG"``, ``"BMP"``, ``"TIFF"``, ``"NIfTI"``, ``"DICOM"`` or ``"DICOM series"``.
+        spacing: mm between neighbours along each spatial axis; None where the file does not say.
     """
 
     pixels: Float
     geometry: Geometry | None
     format: str
+    spacing: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.geometry is not None:
+            object.__setattr__(self, "spacing", self.geometry.spacing)
 
 
 def read_image(path: str | Path) -> Image:
@@ -88,7 +94,8 @@ def read_image(path: str | Path) -> Image:
     The affine follows the axes of the pixels: as stored for NIfTI, (row, column) for a DICOM file, (row, column, slice)
     for a series. There is none for PNG, JPEG, BMP and TIFF, for a DICOM file that lacks ImagePositionPatient,
     ImageOrientationPatient, PixelSpacing or both SliceThickness and SpacingBetweenSlices, nor for one of several
-    frames, whose third axis may be time. A NIfTI in metres or micrometres is converted to mm.
+    frames, whose third axis may be time; nor for a NIfTI whose sform_code and qform_code are 0, which has a spacing
+    alone. A NIfTI in metres or micrometres is converted to mm.
 
     Raises:
         DataError: whatever `load_image` and `read_series` raise; an affine that maps a volume onto a plane.
@@ -106,7 +113,8 @@ def read_image(path: str | Path) -> Image:
 
         return read_series(path)
     loaded = pixels.load_image(path)
-    return Image(loaded, geometry_at(path, path.name), readers.format_of(path) or "")
+    geometry = geometry_at(path, path.name)
+    return Image(loaded, geometry, readers.format_of(path) or "", spacing_at(path, path.name))
 
 
 def geometry_at(path: Path, where: str) -> Geometry | None:
@@ -126,6 +134,13 @@ def geometry_at(path: Path, where: str) -> Geometry | None:
             return pixels.opened(path, where, series.of_file)
         case _:
             return None
+
+
+def spacing_at(path: Path, where: str) -> tuple[float, ...] | None:
+    """Read mm between the voxels of a NIfTI, which may say that without saying where they lie; None for others."""
+    if path.is_dir() or readers.format_of(path) != "NIfTI":
+        return None
+    return pixels.opened(path, where, _spacing_of_nifti)
 
 
 def geometry_of(item: Item) -> Geometry | None:
@@ -222,10 +237,28 @@ def _volumes(images: ImageSet) -> Iterator[tuple[Item, Geometry | None]]:
             yield item, geometry
 
 
-def _of_nifti(path: Path) -> Geometry:
+def _of_nifti(path: Path) -> Geometry | None:
     import nibabel
 
     image: Any = nibabel.load(path)
+    header = image.header
+    if header["sform_code"] <= 0 and header["qform_code"] <= 0:
+        return None
     affine = np.array(image.affine, dtype=np.float64)
-    affine[:3] *= _MM.get(image.header.get_xyzt_units()[0], 1.0)
+    if len(image.shape) == 2 and not affine[:3, 2].any():  # only the plane is said
+        normal = np.cross(affine[:3, 0], affine[:3, 1])
+        affine[:3, 2] = normal / (np.linalg.norm(normal) or 1) * (header["pixdim"][3] or 1)
+    affine[:3] *= _mm_of(header)
     return Geometry(checked_affine(affine), image.shape[:3])
+
+
+def _spacing_of_nifti(path: Path) -> tuple[float, ...] | None:
+    import nibabel
+
+    image: Any = nibabel.load(path)
+    lengths = np.array(image.header.get_zooms()[:3], dtype=np.float64) * _mm_of(image.header)
+    return tuple(map(float, lengths)) if np.isfinite(lengths).all() and (lengths > 0).all() else None
+
+
+def _mm_of(header: Any) -> float:
+    return _MM.get(int(header["xyzt_units"]) % 8, 1.0)

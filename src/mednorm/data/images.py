@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from mednorm.data import pixels
-from mednorm.data.geometry import TOLERANCE, geometry_at, geometry_of, said
+from mednorm.data.geometry import geometry_of
+from mednorm.data.masks import on_image
 from mednorm.errors import DataError
 
 Kind = Literal["classification", "segmentation"]
@@ -165,13 +166,7 @@ class ImageSet:
             geometry_of(item)  # which compares the files
         if self.kind == "classification":
             return torch.tensor(_label_of(item, self.classes))
-        mask = _mask_of(item)
-        if mask.shape != size:
-            raise DataError(
-                f"{item.where}: expected a mask of the size of its image, {size}, got {mask.shape}. "
-                "Draw or resample the mask on the grid of the image."
-            )
-        _same_place(item)
+        mask = on_image(_mask_of(item), item, size)
         largest = int(mask.max(initial=0))
         if largest >= len(self.classes):
             raise DataError(
@@ -249,17 +244,6 @@ def _mask_of(item: Item) -> np.ndarray[Any, np.dtype[np.int64]]:
     if item.mask is None:
         raise DataError(f"{item.where}: expected a mask, got none. Give one, or read the set as classification.")
     return pixels.mask_of(item.mask, item.where)
-
-
-def _same_place(item: Item) -> None:
-    """Check that a volume and its mask lie on one another, where their files say where they lie."""
-    mask = geometry_at(item.mask, f"mask of {item.where}") if isinstance(item.mask, Path) else None
-    image = geometry_of(item) if mask is not None and len(mask.shape) == 3 else None
-    if mask is not None and image is not None and not image.close_to(mask):
-        raise DataError(
-            f"{item.where}: expected a mask with the affine of its image (within {TOLERANCE:g}), got {said(image)} in "
-            f"the image and {said(mask)} in the mask. Resample the mask on the image's grid, or correct its header."
-        )
 
 
 def _classes_in_masks(images: ImageSet) -> tuple[str, ...]:

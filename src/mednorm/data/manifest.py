@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from mednorm.data import readers
+from mednorm.data import readers, series
 from mednorm.data.images import SPLITS, ImageSet, Item, Kind, Split, checked_classes
 from mednorm.data.splits import check_patients, divide
 from mednorm.errors import DataError
@@ -157,12 +157,16 @@ def _rows(table: Iterable[tuple[int, Mapping[str, str]]], target: str, path: Pat
                     f"{where}: expected a value in column `{column}`, got an empty cell. Fill it or remove the row."
                 )
         images = _images(cells["image"], path, where)
-        found = [image.resolve() for image in images]
-        for image, real in zip(images, found, strict=True):
-            same = first.setdefault(real, where)
-            if same != where or found.count(real) > 1:
-                again = f"the image of {same}" if len(images) == 1 else f"{image.name} of {same}"
-                raise DataError(f"{where}: expected every image once, got {again} again. Remove one of the two.")
+        own: set[Path] = set()
+        for image in images:
+            slices = series.listed(image) if image.is_dir() else []
+            for part in (image, *slices):
+                real = part.resolve()
+                same = first.setdefault(real, where)
+                if same != where or real in own:
+                    again = f"the image of {same}" if len(images) == 1 and part == image else f"{part.name} of {same}"
+                    raise DataError(f"{where}: expected every image once, got {again} again. Remove one of the two.")
+                own.add(real)
         if rows and len(images) != len(rows[0].images):
             raise DataError(
                 f"{where}: expected {len(rows[0].images)} files in column `image` like {rows[0].where}, "
@@ -176,7 +180,7 @@ def _images(cell: str, manifest: Path, where: str) -> tuple[Path, ...]:
     """Find the files of one image, one a channel."""
     names = [name.strip() for name in cell.split(SEPARATOR)]
     if len(names) == 1:
-        return (_file(cell, manifest, where, series=True),)
+        return (_file(cell, manifest, where, is_series=True),)
     for number, name in enumerate(names, start=1):
         if not name:
             raise DataError(
@@ -184,27 +188,33 @@ def _images(cell: str, manifest: Path, where: str) -> tuple[Path, ...]:
                 f"{len(names)} (missing channel). Name the file."
             )
     return tuple(
-        _file(name, manifest, f"{where}, channel {number} of {len(names)}", series=True)
+        _file(name, manifest, f"{where}, channel {number} of {len(names)}", is_series=True)
         for number, name in enumerate(names, start=1)
     )
 
 
-def _file(cell: str, manifest: Path, where: str, series: bool = False) -> Path:
-    """Find a file, or the folder of a series, named in a cell; a relative path may not leave the manifest's folder."""
+def _file(cell: str, manifest: Path, where: str, is_series: bool = False) -> Path:
+    """Find a file, or the folder of a series, named in a cell.
+
+    A relative path may not leave the manifest's folder, nor may a slice of a series that it names.
+    """
     path = manifest.parent / cell
+    home = manifest.parent.resolve()
     try:
-        inside, found = path.resolve().is_relative_to(manifest.parent.resolve()), path.is_file()
+        found = path.is_file()
+        parts = [path, *(series.listed(path) if is_series and path.is_dir() else ())]
+        outside = next((part.resolve() for part in parts if not part.resolve().is_relative_to(home)), None)
     except (OSError, RuntimeError, ValueError) as error:  # too long, a ring of links, a zero byte
         raise DataError(f"{where}: expected a path, got {cell[:80]!r} ({error}). Correct it.") from None
-    if not inside and not Path(cell).is_absolute():
+    if outside is not None and not Path(cell).is_absolute():
         raise DataError(
             f"{where}: expected a path inside the folder of {manifest.name}, got {cell!r}, "
-            f"which leads to {path.resolve()}. Move the file inside, or write its absolute path."
+            f"which leads to {outside}. Move the file inside, or write its absolute path."
         )
     if not found:
-        if series and path.is_dir() and any(path.iterdir()):
+        if is_series and path.is_dir() and any(path.iterdir()):
             return path
-        got = ("an empty folder" if series else "a folder") if path.is_dir() else "no file"
+        got = ("an empty folder" if is_series else "a folder") if path.is_dir() else "no file"
         raise DataError(f"{where}: expected a file, got {got} at {path}. Correct the path or remove the row.")
     if readers.format_of(path) is None:
         raise DataError(

@@ -21,15 +21,16 @@ if TYPE_CHECKING:
 
 Read = TypeVar("Read")
 
-# What Pillow (SyntaxError for a broken PNG), nibabel and pydicom (AttributeError for a missing tag, LookupError for an
-# empty one, RuntimeError for a codec that is not installed) raise for content they cannot read; `readers.failures` adds
-# the errors of their own.
+# What Pillow (SyntaxError for a broken PNG), nibabel and pydicom (AttributeError for a missing tag, LookupError or
+# TypeError for an empty one, RuntimeError for a codec that is not installed) raise for content they cannot read;
+# `readers.failures` adds the errors of their own.
 _UNREADABLE = (
     OSError,
     ValueError,
     SyntaxError,
     EOFError,
     AttributeError,
+    TypeError,
     LookupError,
     RuntimeError,
     zlib.error,

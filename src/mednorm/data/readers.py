@@ -39,6 +39,7 @@ SUFFIXES = tuple(_FORMATS)
 # The photometric interpretations of DICOM that come as grey, and those that pydicom gives as RGB.
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _RGB = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_RESCALE = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0}  # and what an absent or empty tag means
 
 
 class Refused(Exception):
@@ -179,23 +180,69 @@ def _nifti(path: Path) -> Array:
 
 
 def _dicom(path: Path) -> Array:
-    reader = monai_data().PydicomReader(swap_ij=False, prune_metadata=False)
-    with warnings.catch_warnings():  # where the patient lay is not used here
-        warnings.filterwarnings("ignore", "PydicomReader: ImageOrientationPatient", UserWarning)
-        array, tags = reader.get_data(reader.read(path))
-
-    def tag(number: str, default: Any) -> Any:
-        return tags.get(number, {}).get("Value", [default])[0]
-
-    if "00620002" in tags:
+    reader = monai_data().PydicomReader(swap_ij=False)
+    dataset = reader.read(path)
+    if "SegmentSequence" in dataset:
         raise Refused("expected a DICOM image, got a segmentation object. Export it as NIfTI or PNG.")
-    colours = tag("00280004", "MONOCHROME2")
+    if "ModalityLUTSequence" in dataset:
+        raise Refused(
+            "expected intensities by RescaleSlope and RescaleIntercept, got a table of them (ModalityLUTSequence). "
+            "Convert it to NIfTI by a program that applies the table."
+        )
+    colours = dataset.get("PhotometricInterpretation") or "MONOCHROME2"
     if colours not in _GREY + _RGB:
         raise Refused(f"expected grey or RGB, got colours stored as {colours}. Convert it to RGB.")
-    if colours in _RGB:
-        return np.moveaxis(array, -1, 0)
+    rescales = _rescales(dataset)
+    for name in _RESCALE:
+        dataset.pop(name, None)  # applied below, for MONAI does not look into the groups of frames
+    with warnings.catch_warnings():  # where the patient lay is not used here
+        warnings.filterwarnings("ignore", "PydicomReader: ImageOrientationPatient", UserWarning)
+        array, _ = reader.get_data(dataset)
     if colours == "MONOCHROME1":
-        bits, signed = tag("00280101", 16), tag("00280103", 0)
-        low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-        array = (low + high) * tag("00281053", 1.0) + 2 * tag("00281052", 0.0) - array.astype(np.float32)
-    return cast("Array", array[None])
+        bits, signed = dataset.BitsStored, dataset.PixelRepresentation
+        array = np.float32(-1 if signed else 2**bits - 1) - array.astype(np.float32)
+    if rescales is not None:
+        slope, intercept = rescales.reshape(2, -1, *[1] * (array.ndim - 1) * (rescales.shape[1] > 1))
+        array = array.astype(np.float32) * slope + intercept
+    return cast("Array", np.moveaxis(array, -1, 0) if colours in _RGB else array[None])
+
+
+def _rescales(dataset: Any) -> Array | None:
+    """Return slopes and intercepts, float32 ``(2, 1)`` or ``(2, frames)``; None where the file says nothing.
+
+    A file of several frames has them in the groups that its frames share, or in the group of each frame.
+    """
+
+    def groups(name: str) -> list[Any]:
+        found = [group.get("PixelValueTransformationSequence") for group in dataset.get(name) or ()]
+        return [transformation[0] for transformation in found if transformation]
+
+    shared, each = groups("SharedFunctionalGroupsSequence"), groups("PerFrameFunctionalGroupsSequence")
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if not shared and each and len(each) != frames:
+        raise Refused(
+            f"expected a PixelValueTransformationSequence for each of {frames} frames or for all, got {len(each)}. "
+            "Export it again."
+        )
+    holders = shared[:1] or each or [dataset]
+    found = [[_number(holder, name) for holder in holders] for name in _RESCALE]
+    if all(value is None for values in found for value in values):
+        return None
+    filled = [
+        [default if value is None else value for value in values]
+        for values, default in zip(found, _RESCALE.values(), strict=True)
+    ]
+    return np.array(filled, np.float32)
+
+
+def _number(dataset: Any, name: str) -> float | None:
+    value = dataset.get(name)
+    if value is None or value == "":
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not np.isfinite(number):
+        raise Refused(f"expected a finite number in {name}, got {value}. Export it again.")
+    return number

@@ -116,13 +116,18 @@ def of_file(path: Path) -> Geometry | None:
     return one.geometry(one.normal() * one.thickness, None)
 
 
+def listed(folder: Path) -> list[Path]:
+    """List what must be the slices of a series: all but hidden files and a DICOMDIR."""
+    return sorted(
+        path for path in folder.iterdir() if not path.name.startswith(".") and path.name.upper() != "DICOMDIR"
+    )
+
+
 def _files(folder: Path, where: str) -> list[Path]:
     if not folder.is_dir():
         got = "a file" if folder.is_file() else "nothing"
         raise DataError(f"{where}: expected a folder holding a DICOM series, got {got} at {folder}. Correct the path.")
-    paths = sorted(
-        path for path in folder.iterdir() if not path.name.startswith(".") and path.name.upper() != "DICOMDIR"
-    )
+    paths = listed(folder)
     if not paths:
         raise DataError(f"{where}: expected a folder holding a DICOM series, got an empty one at {folder}.")
     for path in paths:
@@ -142,7 +147,7 @@ def _slice(path: Path) -> _Slice:
     import pydicom
 
     header = pydicom.dcmread(path, stop_before_pixels=True)
-    if "Rows" not in header or "Columns" not in header:
+    if not header.get("Rows") or not header.get("Columns"):
         kind = getattr(header.get("SOPClassUID"), "name", "one without rows and columns")
         raise readers.Refused(f"expected a DICOM image, got {kind}. Take the file out of the folder.")
 

@@ -143,7 +143,8 @@ def hold_out_site(items: Sequence[Item], site: str, source: str) -> tuple[Fold, 
     Of the other hospitals, validation images stay what they are, and test images are trained on.
 
     Raises:
-        DataError: no such site, or nothing to train on without it.
+        DataError: no such site, only one, an image without one, or a patient with images at two sites, whom no fold
+            could keep apart.
     """
     sites = sorted({item.site for item in items if item.site is not None})
     if site != "each" and site not in sites:
@@ -151,6 +152,20 @@ def hold_out_site(items: Sequence[Item], site: str, source: str) -> tuple[Fold, 
         raise DataError(f"{source}: expected the site to hold out to be each or one of {known}, got {site!r}.")
     if len(sites) < 2:
         raise DataError(f"{source}: expected at least 2 sites to hold one out, got {', '.join(sites) or 'none'}.")
+
+    first: dict[str, Item] = {}
+    for item in items:
+        if item.site is None:
+            raise DataError(
+                f"{item.where}: expected a site, got none: its image may be of the site that is held out. Name it, or "
+                "remove the row."
+            )
+        seen = first.setdefault(item.patient or item.where, item)
+        if seen.site != item.site:
+            raise DataError(
+                f"{item.where}: expected patient {item.patient!r} at site {seen.site!r} like {seen.where}, got "
+                f"{item.site!r}: holding out a site would train and test on one patient. Use --folds."
+            )
 
     def split(item: Item, held: str) -> Split:
         if item.site == held:

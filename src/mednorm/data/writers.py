@@ -25,10 +25,11 @@ def write_mask(
 ) -> Path:
     """Write a mask beside nothing else, whole or not at all, so that it lies on its image in any viewer.
 
-    Where the image says where it lies, and for every volume, as 8-bit NIfTI of the image's shape, with its affine as
-    sform and (unless it is sheared, which a qform cannot say) qform, in mm. A DICOM slice becomes a volume of one
-    slice. A volume without a place gets both codes 0, unknown. Any other image gives an 8-bit PNG of its size, whose
-    greys are the class numbers; of two classes 0 and 255, which `load_mask` reads as 0 and 1.
+    Where the image says where it lies, for every NIfTI and every volume, as 8-bit NIfTI of the image's shape, with its
+    affine as sform and (unless it is sheared, which a qform cannot say) qform, in mm. A DICOM slice becomes a volume of
+    one slice. What has no place, such as a NIfTI with both codes 0, gets both codes 0, and the spacing where that is
+    known. Any other image gives an 8-bit PNG of its size, whose greys are the class numbers; of two classes 0 and 255,
+    which `load_mask` reads as 0 and 1.
 
     Args:
         mask: whole numbers from 0, ``(*spatial)``, of the size of the image.
@@ -54,7 +55,7 @@ def write_mask(
     """
     stem = Path(path_stem)
     array = _checked(mask, like, stem.name, classes)
-    volume = like.geometry is not None or array.ndim == 3
+    volume = like.geometry is not None or like.format == "NIfTI" or array.ndim == 3
     path = stem.with_name(stem.name + (".nii.gz" if volume else ".png"))
     if path.exists() and not overwrite:
         raise DataError(f"{path}: expected no file there, got one. Choose another name, or pass overwrite=True.")
@@ -86,7 +87,10 @@ def _nifti(array: Array, like: Image) -> bytes:
         array = array[..., None]
     affine = None if like.geometry is None else like.geometry.affine
     image: Any = nibabel.Nifti1Image(array, affine)  # type: ignore[no-untyped-call]
-    if affine is not None:
+    if affine is None and like.spacing is not None:
+        image.header.set_zooms([*like.spacing, 1.0][: array.ndim])
+        image.header.set_xyzt_units("mm")
+    elif affine is not None:
         code = _ALIGNED if like.format == "NIfTI" else _SCANNER
         image.header.set_xyzt_units("mm")
         image.set_qform(affine, code)

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,10 +40,14 @@ class Trial:
     """One arm with one seed: all its folds as one run, and the bootstrap of its test images.
 
     Attributes:
-        run: test metrics are those of the test images of all folds together; other numbers are means over folds.
+        run: test metrics are those of the test images of all folds together; other metrics, gradients of the first step
+            and epoch, time and memory are means over folds. What else it holds is the first fold's.
         runs: names of the runs behind it.
         draws: replicates of each test_* over patients or images; the same draws for every trial on the same images.
         units: how many patients or images were drawn from.
+        diverged: names of those runs that diverged.
+        batch: the same with batch statistics, its metrics and draws in place of these; None where there are none.
+        sites: the same of the test images of each site.
 
     """
 
@@ -51,6 +55,9 @@ class Trial:
     runs: tuple[str, ...]
     draws: Draws = field(default_factory=dict)
     units: int = 0
+    diverged: tuple[str, ...] = ()
+    batch: Trial | None = None
+    sites: Mapping[str, Trial] = field(default_factory=dict)
 
 
 Trials = Mapping[Arm, Mapping[int, Trial]]
@@ -80,15 +87,23 @@ def _trial(folds: Sequence[Run], folder: Path, unit: Unit, resampled: str) -> Tr
             f"{folder}: expected {OUTCOMES} in the folder of every fold, got none in {', '.join(missing)}. "
             "Remove that run's run.json; it is then judged again."
         )
-    if running is None:
-        return Trial(folds[0], tuple(run.name for run in folds))
-    draws = running.replicates(unit) if resampled else {}
-    run = folds[0]
-    if len(folds) > 1:
-        batch = _joined(folds, folder, BATCH_OUTCOMES)
-        run = _over_folds(folds, running, batch, unit)
-    return Trial(
-        run, tuple(run.name for run in folds), {f"test_{name}": d for name, d in draws.items()}, running.clusters[1]
+    names = tuple(run.name for run in folds)
+    diverged = tuple(run.name for run in folds if run.status == "diverged")
+    batch = _joined(folds, folder, BATCH_OUTCOMES)
+    run = folds[0] if running is None or len(folds) == 1 else _over_folds(folds, running, batch, unit)
+
+    def judged(metrics: Mapping[str, float | None], outcomes: Outcomes | None, **more: Any) -> Trial:
+        draws = outcomes.replicates(unit) if outcomes is not None and resampled else {}
+        named = {f"test_{name}": values for name, values in draws.items()}
+        units = 0 if outcomes is None else outcomes.clusters[1]
+        return Trial(run.model_copy(update={"metrics": metrics}), names, named, units, diverged, **more)
+
+    at_site = {} if running is None else running.by_site()
+    return judged(
+        run.metrics,
+        running,
+        batch=judged(run.batch_metrics, batch) if run.batch_metrics else None,
+        sites={site: judged(metrics, at_site.get(site)) for site, metrics in run.sites.items()},
     )
 
 
@@ -103,7 +118,8 @@ def _joined(folds: Sequence[Run], folder: Path, name: str) -> Outcomes | None:
 
 def _over_folds(folds: Sequence[Run], running: Outcomes, batch: Outcomes | None, unit: Unit) -> Run:
     test = {f"test_{name}": value for name, value in running.metrics(unit).items()}
-    rest = {name: mean(run.metrics[name] for run in folds) for name in folds[0].metrics if not name.startswith("test_")}
+    known = dict.fromkeys(name for run in folds for name in run.metrics if not name.startswith("test_"))
+    rest = {name: mean((run.metrics.get(name) for run in folds), every=True) for name in known}
     sites = {site: rows.metrics(unit) for site, rows in running.by_site().items()}
     first = folds[0].epochs[0]
     gradients = {n: mean(run.initial_gradient_norms.get(n) for run in folds) for n in folds[0].initial_gradient_norms}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mednorm.results import Statement
 from mednorm.study.speaker import NAMES, Speaker, capital
-from mednorm.study.summary import estimate, generalization_gap, gradient_decades, initial_gradient_decades, pairs
+from mednorm.study.summary import generalization_gap, gradient_decades, initial_gradient_decades, metric
 
 DECADES = "Weakest to strongest layer's gradient norm, {}, {{}} against none"
 WHEN = (("first step", initial_gradient_decades), ("first epoch", gradient_decades))
@@ -13,19 +13,12 @@ WHEN = (("first step", initial_gradient_decades), ("first epoch", gradient_decad
 def modes(speaker: Speaker) -> list[Statement | None]:
     """Compare evaluation with running and with batch statistics, for batch normalization at every batch size."""
     said: list[Statement | None] = []
-    name = speaker.test
     for size in sorted(speaker.study.batch_sizes):
-        seeds = speaker.arms.get(speaker.arm("batch", batch_size=size), {})
-        runs = [trial.run for trial in seeds.values()]
-        both = [
-            (running, batch)
-            for run in runs
-            if (running := run.metrics.get(name)) is not None and (batch := run.batch_metrics.get(name)) is not None
-        ]
-        if both:
-            label = f"Batch normalization trained at batch size {size}, running against batch statistics in evaluation"
-            difference = estimate(running - batch for running, batch in both)
-            said.append(speaker.judged("modes", label, f"test {speaker.main}", both, difference))
+        running = speaker.arms.get(speaker.arm("batch", batch_size=size), {})
+        batch = {seed: trial.batch for seed, trial in running.items() if trial.batch is not None}
+        label = f"Batch normalization trained at batch size {size}, running against batch statistics in evaluation"
+        what, quantity = f"test {speaker.main}", metric(speaker.test)
+        said.append(speaker.compare_trials("modes", running, batch, quantity, label, what, units=speaker.test))
     return said
 
 
@@ -70,13 +63,11 @@ def sites(speaker: Speaker) -> list[Statement | None]:
         return said
     for norm in speaker.norms:
         for site in names:
-            both = pairs(
-                speaker.arms.get(speaker.arm(norm), {}),
-                speaker.arms.get(speaker.base, {}),
-                lambda run, site=site: run.sites.get(site, {}).get(speaker.test),  # type: ignore[misc]
+            ours, none = (
+                {seed: trial.sites[site] for seed, trial in speaker.arms.get(arm, {}).items() if site in trial.sites}
+                for arm in (speaker.arm(norm), speaker.base)
             )
-            if both:
-                label = f"At site {site}, {NAMES[norm]} against none"
-                difference = estimate(ours - none for ours, none in both)
-                said.append(speaker.judged("sites", capital(label), f"test {speaker.main}", both, difference))
+            label = capital(f"at site {site}, {NAMES[norm]} against none")
+            what, quantity = f"test {speaker.main}", metric(speaker.test)
+            said.append(speaker.compare_trials("sites", ours, none, quantity, label, what, units=speaker.test))
     return said

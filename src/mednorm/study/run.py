@@ -137,7 +137,7 @@ def _results(
         base_batch_size=settings.base_batch_size,
         train_shares=settings.train_shares,
         folds=[fold.name for fold in prepared.folds],
-        left_out={_words(arm): why for arm, why in left_out.items()},
+        left_out={_words(arm): why for arm, why in left_out.items()} | _no_deeper(settings),
         seeds=settings.seeds,
         grid=settings.grid,
         epochs=settings.epochs,
@@ -194,6 +194,13 @@ def _division(prepared: Prepared) -> str:
     if any("val" not in fold.rows for fold in prepared.folds):
         said.append("There are no validation images: the last epoch of each run is judged.")
     return " ".join(said)
+
+
+def _no_deeper(settings: StudySettings) -> dict[str, str]:
+    """Say that a deeper variant was asked for and there is none."""
+    if not settings.deeper or len(settings.networks()) > 1:
+        return {}
+    return {f"a deeper variant of {settings.network}": "none is known; see the list of networks"}
 
 
 def _words(arm: Arm) -> str:

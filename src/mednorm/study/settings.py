@@ -80,6 +80,8 @@ class StudySettings(CommonSettings):
                 "a patch_size, as its images are volumes" if volumes else "no patch_size, as it trains on whole images"
             )
             raise ValueError(f"expected {needed}, got {self.patch_size}")
+        if self.patch_size is not None and (len(self.patch_size) != 3 or min(self.patch_size) < 1):
+            raise ValueError(f"expected patch_size to be three numbers of at least 1, got {self.patch_size}")
         return self
 
     def networks(self) -> list[str]:
@@ -165,10 +167,14 @@ def resolve(
 def _over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Let what is laid over bring what it implies, unless that is given with it.
 
-    New batch sizes that leave out the old base bring their own, the middle one; a site to hold out ends the folds of a
+    New norms leave out those at other batch sizes that are not among them; new batch sizes that leave out the old base
+    bring their own, the middle one; a site to hold out ends the folds of a
     preset, and folds end a site held out.
     """
     implied: dict[str, Any] = {}
+    norms, sized = over.get("norms"), under.get("batch_size_norms")
+    if isinstance(norms, list) and sized:
+        implied["batch_size_norms"] = [norm for norm in sized if norm in norms] or None
     sizes = over.get("batch_sizes")
     if isinstance(sizes, list) and sizes and under["base_batch_size"] not in sizes:
         implied["base_batch_size"] = sorted(sizes)[(len(sizes) - 1) // 2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mednorm.results import ArmSummary, Estimate, Statement, Study, Topic, Verdict
-from mednorm.study.arms import Arm, Trials
+from mednorm.study.arms import Arm, Trial, Trials
 from mednorm.study.summary import Quantity, estimate, metric, over_units, pairs
 
 NAMES = {
@@ -87,32 +87,38 @@ class Speaker:
         `units` names the test metric whose interval over patients or images is said, and judged by, as well.
         """
         mine, others = self.arms.get(ours, {}), self.arms.get(theirs, {})
+        if ours == theirs:
+            return None
+        return self.compare_trials(
+            topic, mine, others, quantity, label, what, better=better, digits=digits, units=units
+        )
+
+    def compare_trials(
+        self,
+        topic: Topic,
+        mine: Mapping[int, Trial],
+        others: Mapping[int, Trial],
+        quantity: Quantity,
+        label: str,
+        what: str,
+        *,
+        better: str | None = "larger",
+        digits: int = 3,
+        units: str | None = None,
+    ) -> Statement | None:
+        """Compare trials paired by seed; see `compare`."""
         both = pairs(mine, others, quantity)
-        if not both or ours == theirs:
+        if not both:
             return None
         difference = estimate(left - right for left, right in both)
         of_units = over_units(mine, units, others) if units else None
-        return self.judged(topic, label, what, both, difference, of_units, better, digits)
-
-    def judged(
-        self,
-        topic: Topic,
-        label: str,
-        what: str,
-        both: Sequence[tuple[float, float]],
-        difference: Estimate,
-        of_units: Estimate | None = None,
-        better: str | None = "larger",
-        digits: int = 3,
-    ) -> Statement:
-        """Put pairs of numbers, one a seed, and their difference into a sentence."""
         judged = verdict([difference, of_units], larger_is_better=better != "smaller")
         said: str = judged
         if better is None and judged != "not distinguishable":
             said, judged = ("larger" if judged == "better" else "smaller"), "info"
         left, right = (number(estimate(side).mean or 0.0, digits) for side in zip(*both, strict=True))
         text = f"{label}: {what} {left} against {right}, difference {difference.text(digits, signed=True)} "
-        text += _seeds(difference) + self._over(of_units, digits)
+        text += _seeds(difference) + (self._over(of_units, digits) if units else "")
         return Statement(
             topic=topic, verdict=judged, text=f"{text}: {said}.", difference=difference, over_units=of_units
         )
@@ -122,10 +128,11 @@ class Speaker:
         return Statement(topic="caution", verdict="info", text=text)
 
     def _over(self, of_units: Estimate | None, digits: int) -> str:
+        resampled = self.study.data.resampled
         if of_units is None or of_units.low is None or of_units.high is None:
-            return ""
+            return f", no interval over {resampled}" if resampled else ""
         ends = f"[{number(of_units.low, digits, '+')}, {number(of_units.high, digits, '+')}]"
-        return f", {ends} over {of_units.n} {self.study.data.resampled}"
+        return f", {ends} over {of_units.n} {resampled}"
 
 
 def named(metric_name: str) -> str:

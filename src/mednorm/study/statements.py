@@ -181,7 +181,7 @@ def _limits(speaker: Speaker) -> list[Statement | None]:
     ]
     said += [speaker.caution(text) for text in (*_few_updates(speaker), *_few_seeds(speaker), *_many_arms(speaker))]
     trials = [trial for seeds in speaker.arms.values() for trial in seeds.values()]
-    diverged = [name for trial in trials for name in trial.runs if trial.run.status == "diverged"]
+    diverged = [name for trial in trials for name in trial.diverged]
     if diverged:
         text = (
             f"The loss stopped being a number in {', '.join(diverged)}. The best epoch before that is judged, where "

@@ -59,7 +59,7 @@ def over_units(ours: Mapping[int, Trial], name: str, theirs: Mapping[int, Trial]
     for both cancels. The seeds are held fixed; how far they scatter is the other interval's matter.
 
     Returns:
-        None where the trials were not resampled, or where a seed of both lacks the metric.
+        None where the trials were not resampled, or no seed has the metric; a seed that lacks it is left out.
 
     """
     seeds = sorted(ours.keys() if theirs is None else ours.keys() & theirs.keys())
@@ -67,7 +67,9 @@ def over_units(ours: Mapping[int, Trial], name: str, theirs: Mapping[int, Trial]
     for seed in seeds:
         sides = [ours[seed]] if theirs is None else [ours[seed], theirs[seed]]
         known = [side.run.metrics.get(name) for side in sides]
-        if any(value is None for value in known) or any(name not in side.draws for side in sides):
+        if any(value is None for value in known):
+            continue
+        if any(name not in side.draws for side in sides):
             return None
         values.append(known[0] if theirs is None else known[0] - known[1])  # type: ignore[operator]
         draws.append(sides[0].draws[name] if theirs is None else sides[0].draws[name] - sides[1].draws[name])
@@ -154,7 +156,9 @@ def choose_target(runs: Sequence[Run], main_metric: str, base: Arm, given: float
     return Target(
         metric=name,
         value=None if None in bests else min((best for best in bests if best is not None), default=None),
-        source=f"the level that every run of every norm with regularizer {base.regularizer} and batch size "
+        source="none: a run of these arms never had a validation metric"
+        if None in bests or not bests
+        else f"the level that every run of every norm with regularizer {base.regularizer} and batch size "
         f"{base.batch_size} reached",
     )
 

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from mednorm.data import Kind
 from mednorm.errors import ConfigError
+from mednorm.guards import evaluation_mode
 from mednorm.layers import NoNorm
 from mednorm.monai import NormSpec
 from mednorm.tasks.networks import Network, Shape
@@ -52,7 +54,7 @@ def own_network(name: str, kind: Kind) -> Network:
         name=name,
         kind=kind,
         text=name,
-        build=lambda shape, norm: _build(name, factory, shape, norm),
+        build=lambda shape, norm: _build(name, factory, kind, shape, norm),
         multiple=1,
         smallest=1,
         dims=(1, 2, 3),
@@ -114,7 +116,7 @@ def _check_factory(name: str, factory: Any) -> None:
         )
 
 
-def _build(name: str, factory: Callable[..., Any], shape: Shape, norm: NormSpec) -> nn.Module:
+def _build(name: str, factory: Callable[..., Any], kind: Kind, shape: Shape, norm: NormSpec) -> nn.Module:
     values = dict(zip(PARAMETERS, (len(shape.size), shape.channels, shape.classes, norm), strict=True))
     try:
         with _current_folder_searched():
@@ -125,7 +127,24 @@ def _build(name: str, factory: Callable[..., Any], shape: Shape, norm: NormSpec)
     if not isinstance(network, nn.Module):
         raise ConfigError(f"network {name}: expected a torch.nn.Module, got {type(network).__name__}.")
     _check_norms(name, network, norm)
+    _check_output(name, network, kind, shape)
     return network
+
+
+def _check_output(name: str, network: nn.Module, kind: Kind, shape: Shape) -> None:
+    """Pass if one image through the network, in evaluation mode, gives one logit a class, or a class and pixel."""
+    expected = (1, shape.classes) if kind == "classification" else (1, shape.classes, *shape.size)
+    try:
+        with torch.random.fork_rng(devices=[]), evaluation_mode(network):
+            output = network(torch.zeros(1, shape.channels, *shape.size))
+    except Exception as error:
+        raise ConfigError(
+            f"network {name}: expected it to take an image of {shape.channels} channels and size {shape.size}, got "
+            f"{_told(error)}."
+        ) from None
+    got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if got != expected:
+        raise ConfigError(f"network {name}: expected logits of shape {expected} for one image, got {got}.")
 
 
 def _check_norms(name: str, network: nn.Module, norm: NormSpec) -> None:

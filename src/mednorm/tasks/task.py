@@ -24,6 +24,7 @@ from mednorm.data import (
     own_splits,
     read,
 )
+from mednorm.data.pixels import image_of
 from mednorm.errors import ConfigError, DataError
 from mednorm.tasks.dropout import Placement
 from mednorm.tasks.judge import ClassificationJudge, Judge, SegmentationJudge, SegmentationLoss, classification_loss
@@ -166,13 +167,22 @@ class Task:
             divisions = (own_splits(images.items),)
         for fold in divisions:
             _check_split(images, fold)
-        grid = check_uniform(images) if self.volumes else None
+        grid = self._check_axes(images)
         arrays = self.load(images, images.items, image_size)
+        held = [frozenset(target.unique().tolist()) for target in arrays.targets]
         for fold in divisions:
-            _check_classes(images, arrays, fold)
+            _check_classes(images, held, fold)
         if self.unit == "patient" and self.kind == "classification":
             _check_patients(images)
         return Prepared(images, arrays, divisions, _digest(arrays, divisions), grid)
+
+    def _check_axes(self, images: ImageSet) -> tuple[tuple[float, ...], str] | None:
+        """Return the grid of volumes; pass for slices, where the task takes slices."""
+        first = images.items[0]
+        axes = image_of(first.image, first.where).ndim - 1
+        if self.volumes and axes != 3:
+            raise DataError(f"{first.where}: expected a volume for {self.name}, got an image of {axes} axes.")
+        return check_uniform(images) if self.volumes else None
 
     def load(self, images: ImageSet, items: Sequence[Item], size: Sequence[int] | None) -> Arrays:
         """Read some images as the task wants them: slices of one size, or volumes of any, with their spacing in mm."""
@@ -242,7 +252,7 @@ def _check_split(images: ImageSet, fold: Fold) -> None:
             )
 
 
-def _check_classes(images: ImageSet, arrays: Arrays, fold: Fold) -> None:
+def _check_classes(images: ImageSet, held: Sequence[frozenset[int]], fold: Fold) -> None:
     """Pass if every split holds every class, without which its metrics are not defined.
 
     Raises:
@@ -253,7 +263,7 @@ def _check_classes(images: ImageSet, arrays: Arrays, fold: Fold) -> None:
         if split not in fold.rows:
             continue
         where = f"split {split!r}" + (f" of fold {fold.name}" if fold.name else "")
-        present = {value for row in fold.rows[split] for value in arrays.targets[row].unique().tolist()}
+        present = frozenset[int]().union(*(held[row] for row in fold.rows[split]))
         missing = [name for number, name in enumerate(images.classes) if number not in present]
         if images.kind == "segmentation" and present <= {0}:
             raise DataError(

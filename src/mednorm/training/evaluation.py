@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mednorm.data import Arrays, ImageSet, Split
-from mednorm.errors import RunError
+from mednorm.data import Arrays, ImageSet, Split, check_uniform, share_of
+from mednorm.errors import ConfigError, DataError, RunError
 from mednorm.guards import batch_statistics, evaluation_mode, norms_with_running_statistics
 from mednorm.tasks import Task, find_task
 from mednorm.tasks.bootstrap import interval
@@ -23,9 +23,23 @@ from mednorm.tasks.outcomes import Outcomes
 from mednorm.training.batches import evaluation_loader
 from mednorm.training.disk import load_settings, load_weights
 from mednorm.training.inference import logits_of
-from mednorm.training.settings import RunSettings, prepare
+from mednorm.training.settings import Device, RunSettings, prepare
 
 SAMPLES = 6
+
+
+def judging_device(wanted: str) -> torch.device:
+    """Return the GPU, unless there is none or the CPU is wanted."""
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def shared(settings: RunSettings, train: Arrays) -> Arrays:
+    """Choose the share of the training patients (or images) that a run is trained on."""
+    if settings.train_share == 1:
+        return train
+    units = [patient or name for patient, name in zip(train.patients, train.names, strict=True)]
+    labels = [int(target) if target.dim() == 0 else None for target in train.targets]
+    return train.take(share_of(units, labels, settings.train_share, settings.seed))
 
 
 def evaluate(
@@ -42,7 +56,8 @@ def outcomes_in_both_modes(
     """Judge every image with running statistics, then with those of batches of the training batch size.
 
     The batches of the second mode are drawn in a fixed random order, as neighbours in a file are often of one patient
-    and training mixes them. Distances between contours are measured in the first mode alone, as they take their time.
+    and training mixes them. Of volumes, a batch is that many neighbouring windows of one. Distances between
+    contours are measured in the first mode alone, as they take their time.
 
     Returns:
         One row an image for each mode; None for the second where no layer keeps running statistics, or where a batch
@@ -54,13 +69,16 @@ def outcomes_in_both_modes(
     if not norms_with_running_statistics(network):
         return running.outcomes(), None
     count, size = len(arrays.names), settings.batch_size
-    order = np.random.default_rng(0).permutation(count)
-    mixed = arrays.take(np.resize(order, -(-count // size) * size).tolist())  # the last batch is filled from the first
+    order = np.arange(count) if task.volumes else np.random.default_rng(0).permutation(count)
+    filled = count if task.volumes else -(-count // size) * size  # the last batch is filled from the first
+    mixed = arrays.take(np.resize(order, filled).tolist())
     batch = task.judge(classes, mixed)
     with batch_statistics(network):
         try:
             _look(network, mixed, batch, size, settings.patch_size, size)
-        except ValueError:  # a single value per channel has no variance
+        except ValueError as error:  # a single value per channel has no variance
+            if isinstance(error, DataError | ConfigError):
+                raise
             return running.outcomes(), None
     return running.outcomes(), batch.outcomes().take(np.argsort(order))  # row by row the images of the first mode
 
@@ -88,7 +106,7 @@ class Judgement:
     sites: Mapping[str, Metrics]
 
 
-def evaluate_run(folder: Path, data: str | None, split: Split | Literal["all"]) -> Judgement:
+def evaluate_run(folder: Path, data: str | None, split: Split | Literal["all"], device: Device = "auto") -> Judgement:
     """Judge a trained run on its own data or on other data of the same classes.
 
     Images of another size than those of the training are resampled to it.
@@ -96,17 +114,20 @@ def evaluate_run(folder: Path, data: str | None, split: Split | Literal["all"]) 
     Args:
         folder: the run's folder.
         data: a .npz, a manifest.csv or its folder; None for the run's own.
-        split: "train", "val", "test", or "all" for every image. Of a run's own data, its own fold's.
+        split: "train", "val", "test", or "all" for every image. Of a run's own data, its own fold's, and of "train" the
+            share that it was trained on.
+        device: "auto" for a GPU where there is one, "cpu" or "cuda".
 
     Raises:
-        RunError: not a run, one without usable weights, or one whose network takes other channels than these.
+        RunError: not a run, one without usable weights, one whose network takes other channels than these, or volumes
+            of another spacing or orientation than those of the training.
         DataError: the data cannot be used.
 
     """
     settings = load_settings(folder)
     task = find_task(settings.task)
     images, arrays = _images_to_judge(settings, task, data, split)
-    network = load_network(folder, settings, task, arrays, len(images.classes))
+    network = load_network(folder, settings, task, arrays, len(images.classes)).to(judging_device(device))
     running, batch = outcomes_in_both_modes(network, task, images.classes, arrays, settings)
     draws = running.replicates(task.unit) if images.independent else {}
     return Judgement(
@@ -136,11 +157,27 @@ def _images_to_judge(
         parts = prepared.splits(settings.fold)
         if split not in parts:
             raise RunError(f"fold {settings.fold}: expected images in split {split!r}, got none. Use --split test.")
-        return prepared.images, parts[split]
+        return prepared.images, shared(settings, parts[split]) if split == "train" else parts[split]
     divide = split != "all"
     images = task.named(task.image_set(data or settings.data, settings.classes, settings.split_seed, divide=divide))
     items = images.split(split) if split != "all" else images.items
-    return images, task.load(images, items, settings.image_size)
+    if task.volumes:
+        _check_grid(settings, images)
+    arrays = task.load(images, items, settings.image_size)
+    return images, shared(settings, arrays) if split == "train" and data is None else arrays
+
+
+def _check_grid(settings: RunSettings, images: ImageSet) -> None:
+    """Pass if volumes lie as those of the training did, or either does not say how."""
+    grid = check_uniform(images)
+    if grid is None or settings.spacing is None:
+        return
+    spacing, orientation = grid
+    if orientation != settings.orientation or not np.allclose(spacing, settings.spacing, rtol=0.01, atol=0):
+        raise RunError(
+            f"{images.source}: expected volumes of spacing {tuple(settings.spacing)} mm in {settings.orientation}, as "
+            f"the run was trained on, got {spacing} in {orientation}. Resample them; mednorm predict does so by itself."
+        )
 
 
 def samples(network: nn.Module, task: Task, arrays: Arrays, patch_size: list[int] | None) -> bytes:
@@ -156,7 +193,8 @@ def samples(network: nn.Module, task: Task, arrays: Arrays, patch_size: list[int
             images.append(_picture(image[None]))
             truths.append(_middle(arrays.targets[row][None], 1))
             predictions.append(_middle(probability.argmax(1), 1))
-            probabilities.append(probability)
+            if task.kind == "classification":
+                probabilities.append(probability)
     content: dict[str, Any] = {
         "image": _same_size(images).numpy(),
         "truth": _same_size(truths).numpy(),

@@ -15,6 +15,7 @@ from mednorm.data import Geometry, pixels, readers
 if TYPE_CHECKING:
     from monai.data.meta_tensor import MetaTensor
 
+UNPLACED = "orientation unknown, taken as it is"
 _SAME_SPACING = 0.01  # relative; what the readers take for one spacing
 
 
@@ -40,7 +41,8 @@ class Brought:
     Attributes:
         pixels: float32 ``(C, *spatial)``.
         back: takes float32 ``(K, *spatial)`` on that grid to the image's own.
-        steps: what was done, such as ``("to RAS", "to 1×1×1 mm")``; nothing where the grids agree.
+        steps: what was done, such as ``("to RAS", "to 1×1×1 mm")``; nothing where the grids agree. `UNPLACED` where the
+            grid has an orientation and the image does not say its own.
     """
 
     pixels: Tensor
@@ -77,6 +79,8 @@ def bring(image: Tensor, geometry: Geometry | None, grid: Grid, where: str) -> B
     ways: list[Callable[[Tensor], Tensor]] = []
     steps: list[str] = []
     affine = None if geometry is None or image.dim() != 4 else torch.tensor(geometry.affine)
+    if image.dim() == 4 and geometry is None and grid.orientation is not None:
+        steps.append(UNPLACED)
     if affine is not None and geometry is not None and grid.orientation not in (None, geometry.orientation):
         image, affine, way = _turned(image, affine, str(grid.orientation), geometry.orientation)
         ways.append(way)
@@ -120,11 +124,11 @@ def _turned(
 def _spaced(image: Tensor, affine: Tensor, spacing: Sequence[float]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     from monai.transforms.spatial.array import Spacing, SpatialResample
 
-    spaced: Any = Spacing(list(spacing), padding_mode="border")(_placed(image, affine))
+    spaced: Any = Spacing(list(spacing), padding_mode="border", dtype=np.float32)(_placed(image, affine))
     there, before = spaced.affine, image.shape[1:]
 
     def way(values: Tensor) -> Tensor:
-        resample = SpatialResample(padding_mode="border")
+        resample = SpatialResample(padding_mode="border", dtype=np.float32)
         return _plain(resample(_placed(values, there), dst_affine=affine, spatial_size=list(before)))
 
     return _plain(spaced), way

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mednorm.data import Image, Item, geometry_of, pixels, readers
-from mednorm.data.geometry import geometry_at
+from mednorm.data.geometry import geometry_at, spacing_at
 from mednorm.data.manifest import SEPARATOR
 from mednorm.errors import DataError
 
@@ -39,7 +41,8 @@ class Input:
         geometry = geometry_of(item)
         array = pixels.as_float(pixels.image_of(item.image, self.text), self.text)
         first = self.paths[0]
-        return Image(array, geometry, "DICOM series" if first.is_dir() else readers.format_of(first) or "")
+        kind = "DICOM series" if first.is_dir() else readers.format_of(first) or ""
+        return Image(array, geometry, kind, spacing_at(first, self.text))
 
 
 def find_inputs(texts: Sequence[str]) -> list[Input]:
@@ -59,7 +62,7 @@ def find_inputs(texts: Sequence[str]) -> list[Input]:
     found: dict[tuple[Path, ...], str] = {}
     split = [_paths(text) for text in texts]
     for text, paths in zip(texts, split, strict=True):
-        resolved = tuple(path.resolve() for path in paths)
+        resolved = tuple(_resolved(text, path) for path in paths)
         if resolved in found:
             raise DataError(f"{text}: expected every image once, got it again after {found[resolved]}. Name it once.")
         found[resolved] = text
@@ -68,8 +71,29 @@ def find_inputs(texts: Sequence[str]) -> list[Input]:
     return [Input(*each) for each in zip(texts, split, names, shapes, strict=True)]
 
 
+def check_apart(found: Sequence[Input], outputs: Iterable[Path]) -> None:
+    """Pass if no output is an input or lies in the folder of one, also through links.
+
+    Raises:
+        DataError: one does.
+    """
+    taken: dict[Path, str] = {}
+    for each in found:
+        for path in each.paths:
+            for part in (path, *(path.iterdir() if path.is_dir() else ())):
+                taken[part.resolve()] = each.text
+    for output in outputs:
+        for real in (output.resolve(), output.parent.resolve() / output.name):
+            text = next((taken[place] for place in (real, *real.parents) if place in taken), None)
+            if text is not None:
+                raise DataError(
+                    f"{text}: expected what is written to leave the images alone, got {output}, which would replace "
+                    "an image or lie among its slices. Choose another folder."
+                )
+
+
 def _paths(text: str) -> tuple[Path, ...]:
-    if SEPARATOR not in text or Path(text).exists():
+    if SEPARATOR not in text or _exists(text):
         return (Path(text),)
     names = [name.strip() for name in text.split(SEPARATOR)]
     again = [name for name, count in Counter(names).items() if count > 1]
@@ -77,6 +101,22 @@ def _paths(text: str) -> tuple[Path, ...]:
         got = f"{again[0]!r} twice" if again and again[0] else "nothing beside one"
         raise DataError(f"{text}: expected a file of its own on each side of {SEPARATOR!r}, got {got}. Correct it.")
     return tuple(map(Path, names))
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except OSError:  # longer than a name may be, as several joined can be
+        return False
+
+
+def _resolved(text: str, path: Path) -> Path:
+    try:
+        path.is_dir()  # which raises for a name that is too long
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError for a ring of links
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{text[:80]}: expected a path, got {str(path)[:80]!r} ({reason}). Correct it.") from None
 
 
 def _item(text: str, paths: tuple[Path, ...]) -> Item:
@@ -102,6 +142,8 @@ def _shape_at(path: Path, where: str) -> tuple[int, ...] | None:
     kind = None if path.is_dir() else readers.format_of(path)
     if path.is_dir() or kind in ("NIfTI", "DICOM"):
         geometry = geometry_at(path, where)
+        if geometry is None and kind == "NIfTI":
+            return pixels.opened(path, where, _size_of_nifti)
         return None if geometry is None else geometry.shape
     if kind is None:
         pixels.opened(path, where, readers.image)  # which says what is wrong with it
@@ -115,9 +157,16 @@ def _size(path: Path) -> tuple[int, ...]:
         return picture.height, picture.width
 
 
+def _size_of_nifti(path: Path) -> tuple[int, ...]:
+    import nibabel
+
+    image: Any = nibabel.load(path)
+    return tuple(image.shape[:3])
+
+
 def _names(texts: Sequence[str], split: Sequence[tuple[Path, ...]]) -> list[str]:
-    """Name each image by its (first) file; those of one name by their folders too."""
-    firsts = [paths[0].resolve() for paths in split]
+    """Name each image by its (first) file as given, not by what a link leads to; those of one name by folders too."""
+    firsts = [Path(os.path.abspath(paths[0])) for paths in split]
     names = [_stem(path) for path in firsts]
     counts = Counter(names)
     names = [

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mednorm.data import Geometry, Image, write_mask, writers
+from mednorm.data import Image, write_mask, writers
 from mednorm.errors import ConfigError, DataError, MednormError
 from mednorm.files import make_folder, write_atomically
 from mednorm.training.grids import bring
-from mednorm.training.inputs import Input, find_inputs
+from mednorm.training.inputs import Input, check_apart, find_inputs
 from mednorm.training.trained import TrainedRun, flat
 
 
@@ -141,7 +141,8 @@ def predict_run(
 
     Raises:
         RunError: not a run, no usable weights, an image that its network does not take, or an output of NaN or inf.
-        DataError: an image that cannot be read, one given twice, or an output that is there.
+        DataError: an image that cannot be read, one given twice, an output that is there, or one that would replace an
+            image or lie among the slices of a series, whatever `overwrite` says.
         ConfigError: a device that is not there, or no folder for masks.
     """
     run = TrainedRun(folder, device)
@@ -150,8 +151,11 @@ def predict_run(
     found = find_inputs(inputs)
     for each in found:
         run.check_axes(each.text, each.shape)
-    if run.task.kind == "segmentation" and out is not None:
-        _check_free(found, out, overwrite, probabilities)
+    if out is not None:
+        tables = [out / f"predictions.{ending}" for ending in ("json", "csv")]  # which the command writes
+        masks = _outputs(found, out, probabilities) if run.task.kind == "segmentation" else []
+        check_apart(found, [*masks, *tables])
+        _check_free(masks, overwrite)
         make_folder(out)
     predictions: list[Prediction] = []
     for each in found:
@@ -170,10 +174,13 @@ def predict_run(
     return predictions
 
 
-def _check_free(found: Sequence[Input], out: Path, overwrite: bool, probabilities: bool) -> None:
+def _outputs(found: Sequence[Input], out: Path, probabilities: bool) -> list[Path]:
     endings = ["-mask.nii.gz", "-mask.png"] + ["-probabilities.nii.gz", "-probabilities.npy"] * probabilities
-    taken = [out / f"{each.name}{ending}" for each in found for ending in endings]
-    there = [path for path in taken if path.exists()]
+    return [out / f"{each.name}{ending}" for each in found for ending in endings]
+
+
+def _check_free(outputs: Sequence[Path], overwrite: bool) -> None:
+    there = [path for path in outputs if path.exists()]
     if there and not overwrite:
         more = f" ({len(there)} such files)" if len(there) > 1 else ""
         raise DataError(f"{there[0]}: expected no file there, got one{more}. Choose another folder, or overwrite.")
@@ -186,7 +193,7 @@ def _predicted(run: TrainedRun, each: Input, out: Path | None, overwrite: bool, 
     geometry = image.geometry
     brought = bring(pixels.reshape(len(pixels), *flat(size)), geometry, run.grid, each.text)
     chances = run(brought.pixels, each.text)
-    spacing = None if geometry is None else geometry.spacing
+    spacing = image.spacing
     if run.task.kind == "classification":
         by_class = dict(zip(run.classes, chances.tolist(), strict=True))
         return Prediction(each.text, size, spacing, brought.steps, probabilities=by_class)
@@ -198,7 +205,7 @@ def _predicted(run: TrainedRun, each: Input, out: Path | None, overwrite: bool, 
     path = write_mask(mask, image, stem, classes=len(run.classes), overwrite=overwrite)
     counts = np.bincount(mask.ravel(), minlength=len(run.classes)).tolist()
     voxels = dict(zip(run.classes, counts, strict=True))
-    voxel_ml = None if geometry is None else _ml(geometry)
+    voxel_ml = _ml(image)
     return Prediction(each.text, size, spacing, brought.steps, None, path, chart, voxels, voxel_ml)
 
 
@@ -215,5 +222,8 @@ def _write_probabilities(chances: Tensor, image: Image, stem: Path) -> Path:
     return path
 
 
-def _ml(geometry: Geometry) -> float:
-    return float(abs(np.linalg.det(geometry.affine[:3, :3]))) / 1000
+def _ml(image: Image) -> float | None:
+    """Volume of a voxel; a slice without a place has none, as it does not say how thick it is."""
+    if image.geometry is not None:
+        return float(abs(np.linalg.det(image.geometry.affine[:3, :3]))) / 1000
+    return float(np.prod(image.spacing)) / 1000 if image.spacing is not None and len(image.spacing) == 3 else None

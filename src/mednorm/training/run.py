@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from mednorm.data import Arrays, share_of
+from mednorm.data import Arrays
 from mednorm.errors import ConfigError, MissingExtraError
 from mednorm.files import write_atomically
 from mednorm.results import Run
@@ -27,7 +27,7 @@ from mednorm.tasks.outcomes import Outcomes
 from mednorm.tasks.scaling import fit_input_scaling
 from mednorm.training.batches import Loader, evaluation_loader, training_loader
 from mednorm.training.disk import BATCH_OUTCOMES, OUTCOMES, AtomicCheckpoints, exclusive, load_weights, open_run
-from mednorm.training.evaluation import evaluate, outcomes_in_both_modes, samples
+from mednorm.training.evaluation import evaluate, judging_device, outcomes_in_both_modes, samples, shared
 from mednorm.training.history import History
 from mednorm.training.module import TrainingModule
 from mednorm.training.patches import patch_loader
@@ -70,7 +70,7 @@ def check_batch_size(settings: RunSettings, prepared: Prepared) -> None:
         ConfigError: there are not.
 
     """
-    images = len(prepared.splits(settings.fold)["train"].names)
+    images = len(next(fold.rows["train"] for fold in prepared.folds if fold.name == settings.fold))
     if settings.patch_size is None and settings.batch_size > images:
         raise ConfigError(
             f"batch size: expected at most {images}, the number of training images, got {settings.batch_size}."
@@ -87,6 +87,7 @@ def _train(settings: RunSettings, task: Task, prepared: Prepared, folder: Path, 
         fit_input_scaling(network, parts["train"].images)
         history = History(folder / "metrics.csv")
         _fit(settings, task, classes, parts, steps, network, folder, [history, *callbacks])
+        network.to(judging_device(settings.device))  # Lightning leaves it on the CPU
         best_epoch = load_weights(network, folder / "best.ckpt")
         metrics: dict[str, float | None] = {}
         for split in [split for split in parts if split != "test"]:
@@ -109,11 +110,7 @@ def _training_images(settings: RunSettings, train: Arrays) -> tuple[Arrays, int]
     """
     each = 1 if settings.patch_size is None else settings.patches_per_volume
     steps = max(1, len(train.names) * each // settings.batch_size)
-    if settings.train_share == 1:
-        return train, steps
-    units = [patient or name for patient, name in zip(train.patients, train.names, strict=True)]
-    labels = [int(target) if target.dim() == 0 else None for target in train.targets]
-    return train.take(share_of(units, labels, settings.train_share, settings.seed)), steps
+    return shared(settings, train), steps
 
 
 def _fit(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from zipfile import BadZipFile
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -53,23 +51,8 @@ class TrainedRun:
         size = self.settings.patch_size or self.settings.image_size
         self.axes = len(size) if size else None if first is None else first.dim() - 2
         self._channels = None if first is None else first.shape[1]
-        self.grid = Grid(
-            self.settings.image_size or self._size_in_training(),
-            self.settings.orientation,
-            self.settings.spacing,
-        )
+        self.grid = Grid(self.settings.image_size, self.settings.orientation, self.settings.spacing)
         self._built: tuple[Shape, nn.Module] | None = None
-
-    def _size_in_training(self) -> tuple[int, ...] | None:
-        """Return the size of images that were not resampled; those of a 2-D task have one, which its samples show."""
-        path = self.folder / "samples.npz"
-        if self.axes != 2 or self.settings.patch_size is not None or not path.is_file():
-            return None
-        try:
-            with path.open("rb") as file, np.load(file) as samples:  # given the path, NumPy leaves a bad one open
-                return tuple(samples["image"].shape[2:])
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise RunError(f"{path}: expected sample images of the run, got: {error}. Train the run again.") from None
 
     def check_axes(self, where: str, shape: tuple[int, ...] | None) -> None:
         """Pass if images of that spatial size have as many axes as the network takes, or either is unknown.

@@ -128,6 +128,15 @@ def test_a_failure_halfway_keeps_masks_and_table_and_says_how_many(capsys, tissu
     assert [each["image"] for each in stored] == pictures[:1]
 
 
+def test_an_unknown_orientation_is_said_on_stderr(capsys, tmp_path):
+    path = nifti(tmp_path / "scan.nii.gz", ball(), None)
+    folder = volume_run(tmp_path / "run", network="bright", orientation="RAS")
+    assert run(["predict", str(folder), path, "--out", str(tmp_path / "out"), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == "scan.nii.gz: orientation unknown, taken as it is\n"
+    assert json.loads(captured.out)["predictions"][0]["resampled"] == ["orientation unknown, taken as it is"]
+
+
 def test_mistakes_are_one_line(capsys, lung_run, tissue_run, pictures, tmp_path):
     scan = nifti(tmp_path / "scan.nii", ball(), np.eye(4))
     (tmp_path / "notes.dcm").write_text("no image")

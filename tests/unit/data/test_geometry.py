@@ -82,6 +82,34 @@ def test_a_nifti_in_other_units_is_converted_to_mm(tmp_path, unit, factor):
     assert geometry.affine[3].tolist() == [0, 0, 0, 1]
 
 
+@pytest.mark.parametrize(("units", "factor"), [(4, 1), (58, 1), (66, 1), (9, 1000), (8 + 3, 0.001)])
+def test_unusual_units_of_a_nifti_are_read_by_their_lowest_bits(tmp_path, units, factor):
+    """nibabel raises a KeyError for 4, 58 and 66."""
+    path = nifti(tmp_path / "a.nii")
+    content = bytearray(path.read_bytes())
+    content[123] = units
+    path.write_bytes(content)
+    assert read_image(path).geometry.spacing == pytest.approx((3 * factor, 2 * factor, 4 * factor))
+
+
+def test_a_nifti_whose_codes_are_0_has_a_spacing_and_no_place(tmp_path):
+    """nibabel then makes up an affine, which leads to the left and has its origin amid the volume."""
+    image = nibabel.Nifti1Image(np.zeros((2, 3, 4), np.int16), None)
+    image.header.set_zooms((2.0, 3.0, 4.0))
+    nibabel.save(image, tmp_path / "a.nii")
+    read = read_image(tmp_path / "a.nii")
+    assert (read.geometry, read.spacing) == (None, (2.0, 3.0, 4.0))
+
+
+def test_a_nifti_of_two_axes_that_says_its_plane_alone_has_the_normal_as_third(tmp_path):
+    image = nibabel.Nifti1Image(np.zeros((2, 3), np.int16), None)
+    image.header.set_sform(AFFINE * [1, 1, 0, 1], 2)
+    nibabel.save(nibabel.Nifti1Image(image.dataobj, None, image.header), tmp_path / "a.nii")
+    geometry = read_image(tmp_path / "a.nii").geometry
+    np.testing.assert_allclose(geometry.affine, AFFINE * [1, 1, 0.25, 1])
+    assert (geometry.spacing, geometry.orientation) == ((3.0, 2.0), "AL")
+
+
 def test_an_affine_that_flattens_the_volume_is_named(tmp_path):
     flat = AFFINE.copy()
     flat[:3, 2] = flat[:3, 1]

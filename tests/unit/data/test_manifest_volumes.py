@@ -175,3 +175,28 @@ def test_a_series_and_its_mask_are_read_where_the_mask_has_the_order_of_the_slic
             assert read_manifest(path, classes=["no", "yes"]).load("train").targets.all()
         else:
             unusable(path, r"row 2 \(ct\): expected a mask with the affine of its image .*in the mask\. Resample")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_file_of_a_series_in_another_row_is_a_duplicate(tmp_path, order):
+    rows = labelled(tmp_path)
+    series(tmp_path / "ct")
+    for row, image in zip(rows[:2][::order], ("ct", "ct/c.dcm"), strict=True):
+        row["image"] = image
+    refused(
+        table(tmp_path, rows), r"row 3 \(ct.*\): expected every image once, got .* of manifest\.csv row 2 \(ct.*again"
+    )
+
+
+def test_a_slice_that_a_link_leads_outside_is_refused_as_a_file_would_be(tmp_path):
+    folder = tmp_path / "set"
+    rows = labelled(folder)
+    series(folder / "ct")
+    (folder / "ct" / "c.dcm").rename(tmp_path / "elsewhere.dcm")
+    (folder / "ct" / "c.dcm").symlink_to(tmp_path / "elsewhere.dcm")
+    rows[0]["image"] = "ct"
+    refused(
+        table(folder, rows), r"row 2 \(ct\): expected a path inside the folder .*'ct', which leads to .*elsewhere\.dcm"
+    )
+    rows[0]["image"] = str(folder / "ct")
+    assert len(read_manifest(table(folder, rows)).items) == 4

@@ -132,6 +132,14 @@ def test_a_dicom_without_pixels_is_named_by_its_kind(tmp_path):
     refused(folder, r"ct, report\.dcm: expected a DICOM image, got Basic Text SR Storage")
 
 
+def test_an_empty_number_of_rows_is_named(tmp_path):
+    folder = series(tmp_path / "ct")
+    empty = pydicom.dcmread(folder / NAMES[0])
+    empty.Rows = None
+    empty.save_as(folder / "x.dcm")
+    refused(folder, r"ct, x\.dcm: expected a DICOM image, got CT Image Storage")
+
+
 def test_an_empty_slice_is_named(tmp_path):
     (series(tmp_path / "ct") / "b.dcm").touch()
     refused(tmp_path / "ct", r"ct, b\.dcm: expected an image, got an empty file \(0 bytes\)")

@@ -227,3 +227,16 @@ def test_another_seed_takes_other_patients():
 
 def test_images_without_labels_are_one_group():
     assert len(share(0.5, units=[f"image {n}" for n in range(8)], labels=[None] * 8)) == 4
+
+
+def test_a_patient_with_images_at_two_sites_cannot_be_kept_apart():
+    items = [Item(f"row {i}", "train", np.zeros((1, 2, 2)), patient="p1", site=site) for i, site in enumerate("AB")]
+    with pytest.raises(DataError, match=r"^row 1: expected patient 'p1' at site 'A' like row 0, got 'B': holding out"):
+        hold_out_site(items, "A", "set")
+
+
+def test_an_image_that_names_no_site_among_others_may_be_of_the_one_held_out():
+    pixels = np.zeros((1, 2, 2))
+    items = [Item(f"row {i}", "train", pixels, patient=f"p{i}", site=site) for i, site in enumerate(["A", "B", None])]
+    with pytest.raises(DataError, match=r"^row 2: expected a site, got none"):
+        hold_out_site(items, "each", "set")

@@ -70,6 +70,17 @@ def test_a_volume_without_a_place_claims_none(tmp_path):
     assert [int(written.header[code]) for code in ("qform_code", "sform_code")] == [0, 0]
 
 
+@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 4)])
+def test_a_mask_of_a_nifti_whose_codes_are_0_has_its_spacing_and_claims_no_place(tmp_path, shape):
+    image = nibabel.Nifti1Image(np.zeros(shape, np.float32), None)
+    image.header.set_zooms((2.0, 3.0, 4.0)[: len(shape)])
+    nibabel.save(image, tmp_path / "a.nii")
+    written = nibabel.load(write_mask(labels(shape), read_image(tmp_path / "a.nii"), tmp_path / "m"))
+    np.testing.assert_array_equal(np.asarray(written.dataobj), labels(shape))
+    assert [int(written.header[code]) for code in ("qform_code", "sform_code")] == [0, 0]
+    assert written.header.get_zooms() == (2, 3, 4)[: len(shape)]
+
+
 def test_a_mask_of_a_picture_holds_its_class_numbers(tmp_path):
     image = read_image(picture(tmp_path / "a.png", gradient()))
     path = write_mask(labels((4, 6)), image, tmp_path / "m")

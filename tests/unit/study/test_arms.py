@@ -10,6 +10,7 @@ from mednorm.errors import RunError
 from mednorm.study.arms import Arm, Trial, mean, trials
 from mednorm.study.summary import metric, mode_gap, over_units, pairs, summarize
 from mednorm.tasks.outcomes import ClassificationOutcomes
+from mednorm.training.disk import BATCH_OUTCOMES, OUTCOMES
 from tests.unit.study.made import arms_of, epoch, run
 
 CHANCES = {"1of2": [0.2, 0.6, 0.4, 0.9, 0.1, 0.7], "2of2": [0.75, 0.8, 0.3, 0.35, 0.95, 0.99]}
@@ -53,7 +54,7 @@ def test_runs_are_grouped_by_arm_and_seed():
         Arm("batch", "none", 8, "deep"): [0],
         Arm("batch", "none", 8, "", 0.1): [0],
     }
-    assert grouped[Arm("batch", "none", 8)][1].run is runs[2]
+    assert grouped[Arm("batch", "none", 8)][1].run == runs[2]
 
 
 def both_folds(folder, **second):
@@ -150,10 +151,42 @@ def test_a_difference_over_patients_is_paired_in_each_resample():
     assert (found.n, found.mean, found.low, found.high) == (12, *(pytest.approx(0.1),) * 3)
 
 
-@pytest.mark.parametrize("lost", [trial(None, [0.5] * 20), Trial(run(test=0.5), (), {}, 12)])
-def test_without_a_metric_or_a_bootstrap_in_every_seed_there_is_no_interval_over_patients(lost):
+def test_without_a_bootstrap_in_every_seed_there_is_no_interval_over_patients():
+    lost = Trial(run(test=0.5), (), {}, 12)
     assert over_units({0: trial(0.5, [0.5] * 20), 1: lost}, "test_auc") is None
     assert over_units({0: trial(0.5, [0.5] * 20)}, "test_auc", {1: lost}) is None
+
+
+def test_a_seed_that_lacks_the_metric_is_left_out_as_it_is_of_the_pairs():
+    """It once took the interval over patients away, and the verdict rested on the other seeds alone."""
+    draws = np.linspace(-0.5, 0.5, 101)
+    ours = {0: trial(0.7, draws + 0.7), 1: trial(None, draws)}
+    found = over_units(ours, "test_auc", {0: trial(0.6, 0 * draws), 1: trial(0.5, draws)})
+    assert (found.mean, found.low, found.high) == (pytest.approx(0.1), pytest.approx(0.225), pytest.approx(1.175))
+
+
+def test_sites_and_batch_mode_have_draws_of_their_own(tmp_path):
+    """From the tables of what each run predicted: 12 patients at two sites, batch statistics right once more."""
+    truth = np.arange(12) % 2
+    rows = {
+        "names": tuple(f"i{k}" for k in range(12)), "patients": tuple(f"p{k}" for k in range(12)),
+    }  # fmt: skip
+    rows["sites"] = tuple("A" if k < 6 else "B" for k in range(12))
+    chance = np.where(np.arange(12) == 3, 0.1, truth * 0.8 + 0.1)  # patient 3 is wrong with running statistics
+    folder = tmp_path / "runs" / "it"
+    folder.mkdir(parents=True)
+    for name, p in ((OUTCOMES, chance), (BATCH_OUTCOMES, truth * 0.8 + 0.1)):
+        table = ClassificationOutcomes(("a", "b"), **rows, targets=truth, probabilities=np.stack([1 - p, p], 1))
+        (folder / name).write_text(table.to_csv())
+    metrics = {"test_accuracy": 11 / 12}
+    it = run("batch", metrics=metrics, name="it", batch_metrics={"test_accuracy": 1.0},
+             sites={"A": {"test_accuracy": 5 / 6}, "B": {"test_accuracy": 1.0}})  # fmt: skip
+    ((only,),) = (list(seeds.values()) for seeds in trials([it], tmp_path, "patient", "patients").values())
+    assert only.draws["test_accuracy"].mean() == pytest.approx(11 / 12, abs=0.02)
+    assert set(only.batch.draws["test_accuracy"]) == {1.0}
+    assert set(only.sites["B"].draws["test_accuracy"]) == {1.0}
+    assert only.sites["A"].draws["test_accuracy"].mean() == pytest.approx(5 / 6, abs=0.03)
+    assert (only.units, only.batch.units, only.sites["A"].units) == (12, 12, 6)
 
 
 def test_draws_that_are_mostly_not_defined_give_a_mean_without_an_interval():

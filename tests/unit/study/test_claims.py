@@ -170,6 +170,6 @@ def test_a_diverged_fold_is_named_by_its_run():
     from mednorm.study.summary import summarize
 
     lost = run("none", status="diverged", metrics=dict.fromkeys(["train_auc", "val_auc", "test_auc"]))
-    arms = {Arm("none", "none", 8): {0: Trial(lost, ("fold one", "fold two"))}}
+    arms = {Arm("none", "none", 8): {0: Trial(lost, ("fold one", "fold two"), diverged=("fold two",))}}
     texts = [s.text for s in statements(study_of([lost]), arms, summarize(arms, "auc"), ["test_auc"])]
-    assert [text for text in texts if "stopped being a number in fold one, fold two;" in text]
+    assert [text for text in texts if "stopped being a number in fold two." in text]

@@ -175,3 +175,15 @@ def test_a_site_to_hold_out_ends_the_folds_of_a_preset_unless_both_are_given():
 def test_folds_end_a_site_held_out_in_the_file_below():
     settings = resolve("heart", None, {"holdout_site": "A"}, {"folds": 4})
     assert (settings.folds, settings.holdout_site) == (4, None)
+
+
+def test_norms_leave_out_those_at_other_batch_sizes_that_are_not_among_them():
+    assert resolve("brain", "claims", {}, {"norms": ["none", "batch"]}).batch_size_norms == ["batch"]
+    assert resolve("brain", "claims", {}, {"norms": ["none"]}).batch_size_norms is None
+    assert resolve("brain", "claims", {}, {}).batch_size_norms == ["batch", "group"]
+
+
+@pytest.mark.parametrize("size", [[32, 32], [32, 32, 0], [8, 8, 8, 8]])
+def test_a_patch_has_three_sides(size):
+    with pytest.raises(ConfigError, match=f"expected patch_size to be three numbers of at least 1, got \\{size}"[:-1]):
+        resolve("brain3d", None, {}, {"patch_size": size})

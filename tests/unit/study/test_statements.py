@@ -236,7 +236,7 @@ def test_a_diverged_run_is_named():
     cautions = said([run("none", 0), lost, *arm("batch", [0.8, 0.9])], "caution")
     (about,) = [statement for statement in cautions if "stopped being a number" in statement.text]
     assert about.verdict == "worse"
-    assert "in none-none-b8-s1;" in about.text
+    assert "in none-none-b8-s1." in about.text
     assert not [s for s in said([run("none", 0), run("batch", 0)], "caution") if "stopped being" in s.text]
 
 

@@ -220,3 +220,33 @@ def test_the_example_builds_its_network_with_every_norm(tmp_path):
     assert {norm: counts["batch"] - count for norm, count in counts.items()} == {
         norm: 80 if norm == "none" else 0 for norm in NORMS
     }
+
+
+@pytest.mark.parametrize(
+    ("returns", "told"),
+    [
+        ("[y]", r"expected logits of shape \(1, 3, 16, 16\) for one image, got list"),
+        ("y[:, :2]", r"expected logits of shape \(1, 3, 16, 16\) for one image, got \(1, 2, 16, 16\)"),
+        ("y.mean((2, 3))", r"for one image, got \(1, 3\)"),
+        ("y + torch.zeros(7)", r"expected it to take an image of 1 channels and size \(16, 16\), got RuntimeError"),
+    ],
+)
+def test_a_network_whose_output_is_no_logits_is_refused_before_any_training(module, returns, told):
+    name = module(
+        f"""
+import torch
+from monai.networks.blocks import Convolution
+
+class Net(torch.nn.Module):
+    def __init__(self, spatial_dims, in_channels, out_channels, norm):
+        super().__init__()
+        self.conv = Convolution(spatial_dims, in_channels, 4, norm=norm)
+        self.head = Convolution(spatial_dims, 4, out_channels, conv_only=True)
+
+    def forward(self, x):
+        y = self.head(self.conv(x))
+        return {returns}
+"""
+    )
+    with pytest.raises(ConfigError, match=told):
+        build_network(f"{name}:Net", SHAPE, "batch", kind="segmentation")

@@ -53,7 +53,7 @@ def _net(dims, channels, classes, norm, size, reach):
 
 
 def write_run(folder, *, network="bright", axes=2, channels=1, classes=("background", "1"), **changed):
-    """Write a finished run as training leaves it: settings and weights."""
+    """Write a finished run as training leaves it: settings, which for slices always have a size, and weights."""
     values = {
         "task": "tissue",
         "network": f"{HERE}:{network}" if network in OWN else network,
@@ -64,6 +64,7 @@ def write_run(folder, *, network="bright", axes=2, channels=1, classes=("backgro
         "epochs": 1,
         "seed": 0,
         "device": "cpu",
+        "image_size": [16, 16] if axes == 2 else None,
     }
     settings = RunSettings.model_validate(values | changed)
     size = tuple(settings.patch_size or settings.image_size or [16] * axes)

@@ -115,7 +115,10 @@ def test_a_slice_with_the_place_of_a_volume_of_one_is_not_turned():
 
 def test_an_image_without_a_place_keeps_axes_and_spacing():
     image = torch.randn(1, 8, 6, 4)
-    assert bring(image, None, Grid(None, "RAS", [2.0, 2.0, 2.0]), "scan").pixels is image
+    brought = bring(image, None, Grid(None, "RAS", [2.0, 2.0, 2.0]), "scan")
+    assert brought.pixels is image
+    assert brought.steps == ("orientation unknown, taken as it is",)
+    assert bring(image[0], None, Grid(None, "RAS"), "slice").steps == bring(image, None, Grid(), "scan").steps == ()
 
 
 def test_a_size_of_other_axes_is_refused():

@@ -54,6 +54,33 @@ def test_a_path_that_holds_a_semicolon_is_taken_as_it_is(tmp_path):
     assert find_inputs([path])[0].name == "a;b"
 
 
+def test_a_text_longer_than_a_name_may_be_is_split(tmp_path):
+    """Joined, they are longer than a file's name may be, which once went through as an OSError."""
+    places = [f"{letter * 100}.nii" for letter in "abc"]
+    paths = [nifti(tmp_path / name, np.full((5, 6, 7), 1, np.float32), np.eye(4)) for name in places]
+    (found,) = find_inputs([";".join(paths)])
+    assert found.name == "a" * 100
+
+
+def test_a_name_that_is_too_long_is_one_line(png):
+    assert refused(f"{png};{'x' * 300}").endswith(
+        f"expected a path, got '{'x' * 80}' (File name too long). Correct it."
+    )
+
+
+def test_what_is_written_is_named_after_the_link_and_not_what_it_leads_to(tmp_path):
+    """git-annex keeps the content under its hash."""
+    (tmp_path / "annex").mkdir()
+    nifti(tmp_path / "annex" / "SHA256E-s1--4f2a.nii.gz", np.zeros((5, 6, 7), np.float32), np.eye(4))
+    (tmp_path / "scan.nii.gz").symlink_to("annex/SHA256E-s1--4f2a.nii.gz")
+    assert find_inputs([str(tmp_path / "scan.nii.gz")])[0].name == "scan"
+
+
+def test_the_headers_of_a_nifti_without_a_place_say_its_size(tmp_path):
+    path = nifti(tmp_path / "scan.nii.gz", np.zeros((5, 6, 7, 2), np.float32), None)
+    assert find_inputs([path])[0].shape == (5, 6, 7)
+
+
 def test_an_image_is_read_with_its_place(tmp_path):
     folder = series(tmp_path / "ct", orientation=OBLIQUE)
     image = find_inputs([str(folder)])[0].read()

@@ -39,7 +39,7 @@ def dice(a, b):
 def test_the_mask_of_a_picture_has_its_size_and_the_classes_of_the_network(tmp_path):
     disc = ball((23, 31))
     path = write_png(tmp_path / "disc.png", disc)
-    (found,) = predict_run(write_run(tmp_path / "run"), [path], tmp_path / "out")
+    (found,) = predict_run(write_run(tmp_path / "run", image_size=[23, 31]), [path], tmp_path / "out")
     assert found.mask == tmp_path / "out" / "disc-mask.png"
     np.testing.assert_array_equal(load_mask(found.mask), disc > 50)
     inside = int((disc > 50).sum())
@@ -94,7 +94,7 @@ def test_several_files_are_the_channels_in_their_order(tmp_path):
     """The network takes the second channel from the first: swapped, nothing is left."""
     disc, other = ball((20, 24)), ball((20, 24), centre=[14, 18])
     first, second = write_png(tmp_path / "a.png", disc), write_png(tmp_path / "b.png", other)
-    run = write_run(tmp_path / "run", channels=2)
+    run = write_run(tmp_path / "run", channels=2, image_size=[20, 24])
     found = predict_run(run, [f"{first};{second}", f"{second};{first}"], tmp_path / "out")
     np.testing.assert_array_equal(load_mask(found[0].mask), disc > 50)
     np.testing.assert_array_equal(load_mask(found[1].mask), other > 50)
@@ -302,6 +302,50 @@ def test_a_file_that_is_there_is_refused_before_anything_is_written(tmp_path, en
     predict_run(run, paths, out, probabilities=True, overwrite=True)
     assert {"a-mask.png", "b-mask.png"} <= set(listing(out))
     assert b"mine" not in (listing(out)["b-mask.png"], listing(out)["b-probabilities.npy"])
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_an_input_is_never_overwritten(tmp_path, linked):
+    """A mask drawn by hand beside its scan, both named by a pattern: the scan's mask would replace it."""
+    folder, scan = tmp_path / "d", ball()
+    paths = [nifti(folder / "scan.nii.gz", scan, RAS), nifti(folder / "scan-mask.nii.gz", scan, RAS)]
+    if linked:
+        (folder / "scan-mask.nii.gz").rename(folder / "4f2a.nii.gz")
+        (folder / "scan-mask.nii.gz").symlink_to("4f2a.nii.gz")
+    before = listing(folder)
+    with pytest.raises(DataError, match=r"scan-mask\.nii\.gz: expected what is written to leave .* got .*scan-mask"):
+        predict_run(volume_run(tmp_path / "run"), paths, folder, overwrite=True)
+    assert listing(folder) == before
+
+
+@pytest.mark.parametrize("within", [".", "masks"])
+def test_nothing_is_written_among_the_slices_of_a_series(tmp_path, within):
+    folder = series(tmp_path / "ct")
+    before = listing(folder)
+    with pytest.raises(DataError, match=r"ct: expected what is written to leave the images alone, got .*ct-mask"):
+        predict_run(volume_run(tmp_path / "run"), [str(folder)], folder / within, overwrite=True)
+    assert listing(folder) == before
+
+
+def test_no_table_is_written_among_the_slices_of_a_series(tmp_path, lung_run):
+    folder = tmp_path / "one"
+    dicom(folder / "a.dcm")
+    with pytest.raises(DataError, match=r"got .*one/predictions\.json"):
+        predict_run(lung_run, [str(folder)], folder)
+
+
+def test_a_volume_that_does_not_say_where_it_lies_is_taken_as_it_is_and_keeps_its_spacing(tmp_path):
+    scan = ball()
+    image = nibabel.Nifti1Image(scan, None)
+    image.header.set_zooms((2.0, 1.0, 3.0))
+    nibabel.save(image, tmp_path / "scan.nii.gz")
+    run = volume_run(tmp_path / "run", orientation="RAS")
+    (found,) = predict_run(run, [str(tmp_path / "scan.nii.gz")], tmp_path / "out")
+    assert found.resampled == ("orientation unknown, taken as it is",)
+    assert (found.spacing, found.millilitres["1"]) == ((2, 1, 3), pytest.approx(seen_ahead(scan).sum() * 6 / 1000))
+    header = nibabel.load(found.mask).header
+    assert (int(header["sform_code"]), int(header["qform_code"]), header.get_zooms()) == (0, 0, (2, 1, 3))
+    np.testing.assert_array_equal(loaded(found.mask)[0], seen_ahead(scan))
 
 
 def test_a_failure_names_its_image_and_keeps_the_masks_before_it(tmp_path):

@@ -57,25 +57,13 @@ def test_the_axes_come_from_the_settings_or_the_weights(tmp_path, made, axes):
         run.check_axes("scan", (8, 9, 10)[: 5 - axes])
 
 
-def test_images_that_were_not_resampled_have_the_size_of_the_samples(tmp_path):
-    folder = write_run(tmp_path / "run")
-    assert TrainedRun(folder).grid.size is None
-    np.savez(folder / "samples.npz", image=np.zeros((6, 1, 28, 30), np.float32))
-    assert TrainedRun(folder).grid.size == (28, 30)
-
-
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 broken", b"no archive"])
-def test_damaged_samples_are_named(tmp_path, content):
-    folder = write_run(tmp_path / "run")
-    (folder / "samples.npz").write_bytes(content)
-    with pytest.raises(RunError, match=r"samples\.npz: expected sample images of the run, got: \w"):
-        TrainedRun(folder)
-
-
-def test_a_volume_task_is_not_resampled_to_the_slices_of_its_samples(tmp_path):
-    folder = volume_run(tmp_path / "run")
-    np.savez(folder / "samples.npz", image=np.zeros((6, 1, 28, 30), np.float32))
-    assert TrainedRun(folder).grid.size is None
+def test_the_grid_is_that_of_the_settings_whatever_the_samples_show(tmp_path):
+    """Samples of volumes are slices; a size was once taken from them."""
+    slices, volumes = write_run(tmp_path / "run", image_size=[28, 30]), volume_run(tmp_path / "volumes")
+    for folder in (slices, volumes):
+        np.savez(folder / "samples.npz", image=np.zeros((6, 1, 9, 7), np.float32))
+    assert list(TrainedRun(slices).grid.size) == [28, 30]
+    assert TrainedRun(volumes).grid.size is None
 
 
 def test_other_channels_are_counted(tmp_path):
