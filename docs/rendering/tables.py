@@ -79,7 +79,7 @@ def facts(results: Results, language: str) -> str:
         )
     return (
         f"`{command}`: {len(results.runs)} runs on {images} images, seeds {_list(results.study.seeds)}, "
-        f"{minutes:.1f} minutes of training ({made.processor}, {made.threads} threads, "
+        f"{minutes:.1f} minutes of training ({made.processor}, {made.threads} thread{'s' * (made.threads > 1)}, "
         f"torch {made.packages['torch']}).\n"
     )
 
