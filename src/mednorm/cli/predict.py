@@ -53,7 +53,6 @@ def predict(
     from mednorm.files import write_atomically
     from mednorm.tasks import find_task
     from mednorm.training.disk import load_settings
-    from mednorm.training.grids import UNPLACED
     from mednorm.training.prediction import predict_run, predictions_csv
     from mednorm.training.progress import progress_display
 
@@ -86,8 +85,8 @@ def predict(
             if written is not None and done:
                 write_atomically(written, predictions_csv(done) if format == "csv" else as_json())
     for each in done:
-        if UNPLACED in each.resampled:
-            o.messages.print(f"{_name(each)}: {UNPLACED}", soft_wrap=True)
+        for note in each.notes:
+            o.messages.print(f"{_name(each)}: {note}", soft_wrap=True, markup=False)
     if json:
         typer.echo(as_json())
         return

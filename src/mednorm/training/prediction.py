@@ -16,7 +16,7 @@ from torch import Tensor
 from mednorm.data import Image, write_mask, writers
 from mednorm.errors import ConfigError, DataError, MednormError
 from mednorm.files import make_folder, write_atomically
-from mednorm.training.grids import bring
+from mednorm.training.grids import UNPLACED, bring
 from mednorm.training.inputs import Input, check_apart, find_inputs
 from mednorm.training.trained import TrainedRun, flat
 
@@ -35,6 +35,7 @@ class Prediction:
         probability_map: where the probabilities of each voxel were written, if asked for.
         voxels: how many the mask has of each class; None for classification.
         voxel_ml: volume of a voxel in ml; None where the file does not say.
+        notes: what makes the prediction doubtful, such as intensities that the training never saw.
 
     Example:
         >>> Prediction("a.png", (2, 2), None, (), probabilities={"normal": 0.25, "ill": 0.75}).predicted
@@ -50,6 +51,7 @@ class Prediction:
     probability_map: Path | None = None
     voxels: Mapping[str, int] | None = None
     voxel_ml: float | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def predicted(self) -> str | None:
@@ -76,6 +78,7 @@ class Prediction:
             "size": list(self.size),
             "spacing_mm": None if self.spacing is None else list(self.spacing),
             "resampled": list(self.resampled),
+            "notes": list(self.notes),
         }
         if self.probabilities is not None:
             return common | {"predicted": self.predicted, "probabilities": dict(self.probabilities)}
@@ -97,7 +100,7 @@ def predictions_csv(predictions: Sequence[Prediction]) -> str:
             if isinstance(value, dict):
                 row |= {f"{key}/{name}": number for name, number in value.items()}
             elif isinstance(value, list):
-                row[key] = ("; " if key == "resampled" else "x").join(map(str, value))
+                row[key] = ("; " if key in ("resampled", "notes") else "x").join(map(str, value))
             elif key != "millilitres":  # unknown
                 row[key] = "" if value is None else value
         rows.append(row)
@@ -193,10 +196,11 @@ def _predicted(run: TrainedRun, each: Input, out: Path | None, overwrite: bool, 
     geometry = image.geometry
     brought = bring(pixels.reshape(len(pixels), *flat(size)), geometry, run.grid, each.text)
     chances = run(brought.pixels, each.text)
+    notes = tuple(step for step in brought.steps if step == UNPLACED) + run.doubts(brought.pixels, each.text)
     spacing = image.spacing
     if run.task.kind == "classification":
         by_class = dict(zip(run.classes, chances.tolist(), strict=True))
-        return Prediction(each.text, size, spacing, brought.steps, probabilities=by_class)
+        return Prediction(each.text, size, spacing, brought.steps, probabilities=by_class, notes=notes)
     assert out is not None
     chances = brought.back(chances).reshape(-1, *size)
     mask = chances.argmax(0).numpy()
@@ -206,7 +210,7 @@ def _predicted(run: TrainedRun, each: Input, out: Path | None, overwrite: bool, 
     counts = np.bincount(mask.ravel(), minlength=len(run.classes)).tolist()
     voxels = dict(zip(run.classes, counts, strict=True))
     voxel_ml = _ml(image)
-    return Prediction(each.text, size, spacing, brought.steps, None, path, chart, voxels, voxel_ml)
+    return Prediction(each.text, size, spacing, brought.steps, None, path, chart, voxels, voxel_ml, notes)
 
 
 def _write_probabilities(chances: Tensor, image: Image, stem: Path) -> Path:

@@ -12,9 +12,12 @@ from mednorm.errors import ConfigError, RunError
 from mednorm.guards import evaluation_mode
 from mednorm.tasks import find_task
 from mednorm.tasks.networks import Shape
+from mednorm.tasks.scaling import StandardizeByTraining
 from mednorm.training.disk import load_settings, read_weights
 from mednorm.training.grids import Grid
 from mednorm.training.inference import logits_of
+
+_FAR = 5.0  # standard deviations of the training pixels; the mean of an image like those lies within two
 
 
 class TrainedRun:
@@ -120,6 +123,21 @@ class TrainedRun:
                 f"network of {self.folder} gives. Did the run diverge?"
             )
         return logits.double().softmax(0) if logits.dim() == 1 else logits.softmax(0)
+
+    def doubts(self, image: Tensor, where: str) -> tuple[str, ...]:
+        """Say so where an image ``(C, *spatial)`` is far from the intensities of the training, which scale it.
+
+        An 8-bit X-ray and the same in 12 bits look alike to a person; to a network scaled by 8-bit ones the second is
+        white all over, and it names a class with great confidence.
+        """
+        scaling = self.network_for(image, where).get_submodule("scaling")
+        if not isinstance(scaling, StandardizeByTraining):
+            return ()
+        with torch.no_grad():
+            off = scaling(image[None].to(self.device))[0].flatten(1).mean(1).abs().max().item()
+        if off < _FAR:
+            return ()
+        return (f"intensities {off:.0f} standard deviations from those of the training; is it stored in other units?",)
 
 
 def flat(size: Sequence[int]) -> tuple[int, ...]:

@@ -265,7 +265,7 @@ def test_the_table_of_masks_has_volumes_where_they_are_known(tmp_path):
 def test_a_prediction_tells_each_kind_its_own():
     image = Prediction("a.png", (2, 2), None, (), probabilities={"x": 0.5, "y": 0.5})
     assert image.predicted == "x"
-    assert set(image.to_dict()) == {"image", "size", "spacing_mm", "resampled", "predicted", "probabilities"}
+    assert set(image.to_dict()) == {"image", "size", "spacing_mm", "resampled", "notes", "predicted", "probabilities"}
     assert (image.shares, image.millilitres) == ({}, None)
 
 

@@ -128,3 +128,16 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path):
 
 def test_a_volume_of_one_slice_is_a_slice():
     assert [flat(size) for size in ((4, 5, 1), (4, 5), (4, 1, 5), (4, 5, 2))] == [(4, 5), (4, 5), (4, 1, 5), (4, 5, 2)]
+
+
+def test_intensities_that_the_training_never_saw_are_told_and_others_are_not(tmp_path):
+    """The scaling of a run on X-rays as it is before it is fitted: mean 0, standard deviation 1."""
+    run = TrainedRun(write_run(tmp_path / "run", task="lung", network="classifier", classes=["normal", "ill"]))
+    usual = torch.randn(1, 16, 16)
+    assert run.doubts(usual, "a.png") == ()
+    (told,) = run.doubts(usual + 62, "a.png")
+    assert told.startswith("intensities 62 standard deviations from those of the training")
+
+
+def test_a_network_that_scales_each_image_by_itself_has_no_doubts_of_intensities(tmp_path):
+    assert TrainedRun(write_run(tmp_path / "run")).doubts(torch.randn(1, 16, 16) + 1e4, "a.png") == ()
