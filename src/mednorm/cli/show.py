@@ -142,7 +142,11 @@ def _judged(title: str, judged: Judgement, *, stacked: bool) -> Table:
         ends = judged.intervals.get(name)
         shown = "–" if ends is None else f"[{ends[0]:.4f}, {ends[1]:.4f}]"
         cells = [f"{_plain(value)}\n{escape(shown)}"] if stacked else [_plain(value), escape(shown)]
-        batch = [_plain(judged.batch_metrics.get(name))] if judged.batch_metrics else []
+        batch = (
+            [_plain(judged.batch_metrics[name]) if name in judged.batch_metrics else "–"]
+            if judged.batch_metrics
+            else []
+        )
         table.add_row(escape(name), *cells, *batch)
     return table
 

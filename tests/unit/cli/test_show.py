@@ -179,10 +179,18 @@ def test_a_network_without_running_statistics_and_data_without_sites_are_shown_s
 
 
 def test_what_is_not_defined_is_said_and_has_no_interval():
-    judged = replace(judgement(sites=()), metrics={"dice_[red]wall": None}, intervals={"dice_[red]wall": None})
+    none = {"dice_[red]wall": None}
+    judged = replace(judgement(sites=()), metrics=none, intervals=none, batch_metrics=none)
     row = next(row for row in shown(show_judgement, "run", judged).splitlines() if "wall" in row)
     cells = [cell.strip() for cell in row.strip("│").split("│")]
     assert cells == ["dice_[red]wall", "not defined", "–", "not defined"]
+
+
+def test_what_was_not_measured_with_batch_statistics_is_not_called_undefined():
+    """Distances between contours are taken in one mode alone."""
+    judged = replace(judgement(sites=()), metrics={"hd95": 9.4}, intervals={}, batch_metrics={"dice": 0.7})
+    row = next(row for row in shown(show_judgement, "run", judged).splitlines() if "hd95" in row)
+    assert [cell.strip() for cell in row.strip("│").split("│")] == ["hd95", "9.4000", "–", "–"]
 
 
 def test_no_number_of_a_description_is_cut_in_a_narrow_terminal(lung_npz):
