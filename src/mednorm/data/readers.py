@@ -115,7 +115,7 @@ def _by_format(path: Path, converter: Callable[[Image], Image]) -> Array:
         case "NIfTI":
             return _nifti(path)
         case "DICOM":
-            return _dicom(path)
+            return dicom(path)
         case None:
             raise Refused(
                 f"expected a file ending in {', '.join(SUFFIXES)}, got {path.name!r}. Convert it to one of these."
@@ -179,7 +179,8 @@ def _nifti(path: Path) -> Array:
     return cast("Array", array[None] if array.ndim < 4 else np.moveaxis(array, -1, 0))
 
 
-def _dicom(path: Path) -> Array:
+def dicom(path: Path) -> Array:
+    """Read one DICOM file ``(C, *spatial)``, rescaled, whatever its suffix."""
     reader = monai_data().PydicomReader(swap_ij=False)
     dataset = reader.read(path)
     if "SegmentSequence" in dataset:

@@ -99,7 +99,7 @@ def in_order(folder: Path, where: str) -> tuple[list[Path], Geometry]:
 
 def stacked(paths: Sequence[Path], where: str) -> Array:
     """Read slices ``(1, rows, columns)``, as DICOM whatever their suffix, and stack them along a last axis."""
-    arrays = [pixels.opened(path, f"{where}, {path.name}", readers._dicom, "DICOM") for path in paths]
+    arrays = [pixels.opened(path, f"{where}, {path.name}", readers.dicom, "DICOM") for path in paths]
     return np.stack(arrays, axis=-1)
 
 

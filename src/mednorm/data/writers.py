@@ -60,7 +60,7 @@ def write_mask(
     if path.exists() and not overwrite:
         raise DataError(f"{path}: expected no file there, got one. Choose another name, or pass overwrite=True.")
     binary = (int(array.max(initial=0)) + 1 if classes is None else classes) <= 2
-    write_atomically(path, _nifti(array, like) if volume else _png(array * np.uint8(255) if binary else array))
+    write_atomically(path, nifti(array, like) if volume else _png(array * np.uint8(255) if binary else array))
     return path
 
 
@@ -80,7 +80,8 @@ def _checked(mask: Array, like: Image, name: str, classes: int | None) -> Array:
     return mask.astype(np.uint8)
 
 
-def _nifti(array: Array, like: Image) -> bytes:
+def nifti(array: Array, like: Image) -> bytes:
+    """Lay an array out as a compressed NIfTI file with the place of an image, its type kept."""
     import nibabel
 
     if array.ndim == 2 and like.format != "NIfTI":

@@ -222,7 +222,7 @@ def _write_probabilities(chances: Tensor, image: Image, stem: Path) -> Path:
         write_atomically(path, content.getvalue())
         return path
     path = stem.with_name(stem.name + ".nii.gz")
-    write_atomically(path, writers._nifti(array[:, :, None] if array.ndim == 3 else array, image))
+    write_atomically(path, writers.nifti(array[:, :, None] if array.ndim == 3 else array, image))
     return path
 
 
