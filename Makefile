@@ -1,6 +1,7 @@
 # make demo   the main job on the embedded images, from a fresh machine; says where the page is
 # make test   every test, from a fresh machine
 # make setup  .venv with every extra and the test tools; quick when nothing changed
+# make keras  the tests of the Keras side alone, on each backend in turn
 # make lint types fmt unit bench docs clean
 
 PYTHON ?= python3
@@ -9,7 +10,11 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --quiet --constraint constraints.txt
 
-.PHONY: demo setup test unit lint types fmt bench docs schema clean
+# Each backend of Keras in a process of its own; the paths are those that conftest.py keeps from the others.
+BACKENDS ?= tensorflow jax torch
+KERAS := tests/keras src/mednorm/keras src/mednorm/surgery/port.py
+
+.PHONY: demo setup test keras unit lint types fmt bench docs schema clean
 
 demo: .venv/.study
 	$(BIN)/mednorm study tissue --preset quick --out $(OUT)
@@ -18,6 +23,13 @@ setup: .venv/.setup
 
 test: .venv/.setup
 	$(PYTEST)
+	@$(MAKE) --no-print-directory keras
+
+keras: .venv/.setup
+	@for backend in $(BACKENDS); do \
+	    echo "Keras on $$backend:"; \
+	    KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=2 $(PYTEST) $(KERAS) || exit 1; \
+	done
 
 unit: .venv/.setup
 	$(PYTEST) -m "not slow" tests/unit tests/properties tests/docs src
@@ -55,5 +67,5 @@ clean:
 
 .venv/.setup: .venv/.study
 	@echo "Adding the test tools and every extra …"
-	$(PIP) --editable ".[study,tensorboard,dev]"
+	$(PIP) --editable ".[study,tensorboard,keras,dev]"
 	@touch $@

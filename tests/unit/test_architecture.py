@@ -26,6 +26,7 @@ RANKS = {
     "files": 1,
     "reference": 1,
     "results": 1,
+    "keras": 2,
     "moments": 2,
     "kernels": 3,
     "functional": 4,

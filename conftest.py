@@ -1,0 +1,6 @@
+"""What one process can test: Keras has one backend a process, which KERAS_BACKEND names (`make keras`)."""
+
+import os
+
+KERAS = ["src/mednorm/keras", "src/mednorm/surgery/port.py", "tests/keras"]
+collect_ignore = [] if os.environ.get("KERAS_BACKEND") else KERAS
