@@ -15,15 +15,19 @@ if TYPE_CHECKING:
     from mednorm.functional import normalize as normalize
     from mednorm.layers.batch import BatchNorm as BatchNorm
     from mednorm.moments import Moments as Moments
+    from mednorm.surgery import PortReport as PortReport
+    from mednorm.surgery import port as port
 
 _HOME = {
     "BatchNorm": "mednorm.layers",
     "MednormError": "mednorm.errors",
     "Moments": "mednorm.moments",
+    "PortReport": "mednorm.surgery",
     "normalize": "mednorm.functional",
+    "port": "mednorm.surgery",
 }
 
-__all__ = ["BatchNorm", "MednormError", "Moments", "__version__", "normalize"]
+__all__ = ["BatchNorm", "MednormError", "Moments", "PortReport", "__version__", "normalize", "port"]
 
 
 def __getattr__(name: str) -> Any:

@@ -49,8 +49,8 @@ def range_over_std(count: int | float) -> float:
 
 @cache
 def range_over_std_knots() -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return ln(n) and C(n) at counts so dense that straight lines between them are within a relative 1e-4 of C."""
-    counts = [2 + step / 8 for step in range(48)] + [2 ** (step / 4) for step in range(12, 161)]
+    """Return ln(n) and C(n) at counts so dense that straight lines between them are within a relative 3e-6 of C."""
+    counts = [*range(2, 64), *(2 ** (step / 16) for step in range(6 * 16, 40 * 16))]
     return tuple(math.log(count) for count in counts), tuple(range_over_std(count) for count in counts)
 
 

@@ -19,3 +19,13 @@ from mednorm.keras.range import RangeBNLayer as RangeBNLayer
 from mednorm.keras.renorm import BatchRenormLayer as BatchRenormLayer
 from mednorm.keras.statistics import BatchStatistics as BatchStatistics
 from mednorm.keras.statistics import batch_statistics as batch_statistics
+
+__all__ = [
+    "BNLayer",
+    "BatchRenormLayer",
+    "BatchStatistics",
+    "MovingBNLayer",
+    "RangeBNLayer",
+    "article_cnn",
+    "batch_statistics",
+]

@@ -93,9 +93,10 @@ def mask_axis(who: str, axis: int, mask_shape: Sequence[int | None], shape: Sequ
         expected = (*shape[:gone], *shape[gone + 1 :])
         if len(mask_shape) == len(expected) and all(map(_broadcasts, mask_shape, expected)):
             return gone
+    wanted = (*shape[:channels], *shape[channels + 1 :])
     raise ShapeError(
-        f"{who}: the mask should be one dimension less than the inputs, their shape without axis {axis}: "
-        f"{(*shape[:channels], *shape[channels + 1 :])}. Received: mask.shape={tuple(mask_shape)}, inputs.shape={tuple(shape)}"
+        f"{who}: the mask should be one dimension less than the inputs, their shape without axis {axis}: {wanted}. "
+        f"Received: mask.shape={tuple(mask_shape)}, inputs.shape={tuple(shape)}"
     )
 
 

@@ -139,7 +139,7 @@ class BNLayer(keras.layers.BatchNormalization):
         usable = ops.all(ops.isfinite(mean + variance))
         if batch.share is not None:
             usable = ops.logical_and(usable, ops.reshape(batch.share > 0, (-1,)))
-        weight = ops.cast(self._weight_of_new(), mean.dtype)
+        weight = self._weight_of_new(mean.dtype)
         old = (ops.cast(moving, mean.dtype) for moving in (self.moving_mean, self.moving_variance))
         moved = (
             ops.where(usable, before * (1 - weight) + value * weight, before)
@@ -147,7 +147,7 @@ class BNLayer(keras.layers.BatchNormalization):
         )
         return (*moved, usable)
 
-    def _weight_of_new(self) -> Any:
+    def _weight_of_new(self, dtype: Any) -> Any:
         """Weight of this batch in the moving statistics."""
         return 1 - self.momentum
 

@@ -38,8 +38,8 @@ class CountingBNLayer(BNLayer):
         self.moving_variance.assign(variance)
         self.num_updates.assign(self.num_updates + ops.cast(ops.any(usable), "int32"))
 
-    def _weight_of_new(self) -> Any:
+    def _weight_of_new(self, dtype: Any) -> Any:
         if self.momentum in (0.0, 1.0):
             return 1 - self.momentum
-        updates = ops.cast(self.num_updates, "float32") + 1
+        updates = ops.cast(self.num_updates, dtype) + 1
         return (self.momentum - 1) / ops.expm1(updates * math.log(self.momentum))

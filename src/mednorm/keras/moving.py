@@ -11,7 +11,7 @@ from keras import ops
 from mednorm.keras.arguments import check_whole
 from mednorm.keras.counting import CountingBNLayer
 from mednorm.keras.range import refuse
-from mednorm.keras.statistics import Batch, Tensor, all_but, portions
+from mednorm.keras.statistics import Batch, Tensor, all_but, portions, saved
 
 
 @keras.saving.register_keras_serializable(package="mednorm")
@@ -24,12 +24,13 @@ class MovingBNLayer(CountingBNLayer):
     them; between, no statistics are taken at all. That is what is sometimes called dynamic batch mean and variance.
 
     Normalized by constants, the loss has no term that keeps the weights before the layer from growing, and training
-    is unstable (Ioffe & Szegedy 2015, Section 2). So the gradient is corrected: it is that of batch normalization,
+    is unstable (Ioffe & Szegedy 2015, Section 2). So the gradient is corrected: it is that of batch renormalization,
 
     .. math:: \frac{\partial L}{\partial x} = \frac{\gamma}{\sqrt{\sigma^2+\epsilon}}
-              \left(g - \overline{g} - \hat x\;\overline{g \hat x}\right)
+              \left(g - \overline{g} - \hat x_B\;\overline{g \hat x_B}\right)
 
-    with :math:`g = \partial L/\partial y` and bars for means over this batch. Inference is that of `BNLayer`.
+    with :math:`g = \partial L/\partial y`, bars for means over this batch, and :math:`\hat x_B` the input normalized
+    by this batch: no step changes the mean or the scale of what is normalized. Inference is that of `BNLayer`.
 
     Args:
         axis: the axis of the channels; -1 for channels last, 1 for channels first.
@@ -39,7 +40,8 @@ class MovingBNLayer(CountingBNLayer):
         center: learn :math:`\beta`.
         scale: learn :math:`\gamma`.
         training: None follows the call; True or False fixes the behaviour.
-        refresh_every: k, at least 1. A larger one costs less and follows the weights later.
+        refresh_every: k, at least 1. A larger one follows the weights later: with a learning rate that changes them
+            by much within k steps, training diverges.
         **kwargs: as for `BNLayer`, except ``synchronized`` and ``renorm``.
 
     Shape:
@@ -62,9 +64,9 @@ class MovingBNLayer(CountingBNLayer):
 
     Reference:
         Yan et al. (2020), "Towards stabilizing batch statistics in backward propagation of batch normalization"
-        (MABN): moving statistics forward, and the two statistics of the backward pass, :math:`\overline{g}` and
-        :math:`\overline{g\hat x}`. The paper averages these two over steps as well; a Keras layer has no state in the
-        backward pass on every backend, so here they are the batch's, as in Ioffe (2017), "Batch Renormalization".
+        (MABN): moving statistics forward, and the two means in the backward pass. The paper averages these two over
+        steps as well; a Keras layer has no state in the backward pass on every backend, so here they are the batch's,
+        as in Ioffe (2017), "Batch Renormalization", Algorithm 1, with r and d unclipped.
 
     """
 
@@ -97,10 +99,11 @@ class MovingBNLayer(CountingBNLayer):
 
     def _train(self, x: Tensor, mask: Tensor | None) -> Tensor:
         self._refresh(ops.stop_gradient(x), mask)
-        mean, inverse = self._wide(self.moving_mean, x), ops.rsqrt(self._wide(self.moving_variance, x) + self.epsilon)
+        mean = saved(self._wide(self.moving_mean, x))
+        inverse = saved(ops.rsqrt(self._wide(self.moving_variance, x) + self.epsilon))
         gamma = self._wide(self.gamma, x) if self.scale else ops.ones_like(mean)
         beta = self._wide(self.beta, x) if self.center else ops.zeros_like(mean)
-        return _corrected(all_but(self.axis, len(x.shape)))(
+        return _corrected(all_but(self.axis, len(x.shape)), self.epsilon, mask is not None)(
             x, gamma, beta, mean, inverse, portions(self._who, x, self.axis, mask)
         )
 
@@ -124,20 +127,30 @@ class MovingBNLayer(CountingBNLayer):
         self.num_steps.assign(self.num_steps + 1)
 
 
-def _corrected(axes: tuple[int, ...]) -> Callable[..., Tensor]:
-    """Scaling and shifting by constants, with the gradient of batch normalization over `axes`.
+def _corrected(axes: tuple[int, ...], epsilon: float, masked: bool) -> Callable[..., Tensor]:
+    """Scaling and shifting by constants, with the gradient of batch renormalization over `axes`.
 
     The function takes x, and with length 1 on these axes γ, β, mean and 1/√(variance + ε), and last what each value of
     x counts for in a mean.
     """
 
     def normalize(x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, inverse: Tensor, portion: Tensor) -> Any:
+        def total(values: Tensor) -> Tensor:
+            return ops.sum(values, axes, keepdims=True)
+
+        def average(values: Tensor) -> Tensor:
+            return total(values * portion) if masked else total(values) * portion
+
         def gradient(*arguments: Tensor, upstream: Tensor | None = None) -> tuple[Tensor, ...]:
             g = arguments[0] if upstream is None else upstream  # PyTorch hands it over by name
             normalized = (x - mean) * inverse
-            of_beta = ops.sum(g, axes, keepdims=True)
-            of_gamma = ops.sum(g * normalized, axes, keepdims=True)
-            of_x = gamma * inverse * (g - (of_beta + normalized * of_gamma) * portion)
+            of_beta, of_gamma = total(g), total(g * normalized)
+            # The mean and variance of the batch by now, where the moving statistics would have them at 0 and 1.
+            offset = average(normalized)
+            around = normalized - offset
+            spread = average(ops.square(around)) + epsilon * ops.square(inverse)
+            through_variance = around * ((of_gamma - offset * of_beta) / spread)
+            of_x = gamma * inverse * (g - (of_beta + through_variance) * portion)
             return of_x, of_gamma, of_beta, *(ops.zeros_like(constant) for constant in (mean, inverse, portion))
 
         return (x - mean) * (inverse * gamma) + beta, gradient

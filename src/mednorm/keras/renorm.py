@@ -10,7 +10,7 @@ from keras import ops
 from mednorm.keras.arguments import check_number, check_whole
 from mednorm.keras.counting import CountingBNLayer
 from mednorm.keras.range import refuse
-from mednorm.keras.statistics import Batch, Tensor
+from mednorm.keras.statistics import Batch, Tensor, saved
 
 # When the paper lets go, as shares of its 40,000 steps: batch normalization to 5,000, d at 25,000, r at 40,000.
 _FREE_FROM, _D_AT, _R_AT = 1 / 8, 5 / 8, 1.0
@@ -100,10 +100,10 @@ class BatchRenormLayer(CountingBNLayer):
         own = {"rmax": self.rmax, "dmax": self.dmax, "schedule_steps": self.schedule_steps}
         return {**super().get_config(), **own}
 
-    def clips(self) -> tuple[Tensor, Tensor]:
-        """The clips of r and d at the next update."""
-        updates = ops.cast(self.num_updates, "float32")
-        share = updates / self.schedule_steps if self.schedule_steps else ops.cast(updates > 0, "float32")
+    def clips(self, dtype: Any = "float32") -> tuple[Tensor, Tensor]:
+        """Return the clips of r and d at the next update."""
+        updates = ops.cast(self.num_updates, dtype)
+        share = updates / self.schedule_steps if self.schedule_steps else ops.cast(updates > 0, dtype)
         r, d = (ops.clip((share - _FREE_FROM) / (at - _FREE_FROM), 0.0, 1.0) for at in (_R_AT, _D_AT))
         return 1 + (self.rmax - 1) * r, self.dmax * d
 
@@ -112,8 +112,9 @@ class BatchRenormLayer(CountingBNLayer):
         variance = batch.variance()
         inverse = ops.rsqrt(variance + self.epsilon)
         old_inverse = ops.rsqrt(self._wide(self.moving_variance, x) + self.epsilon)
-        rmax, dmax = (ops.cast(clip, x.dtype) for clip in self.clips())
-        r = ops.stop_gradient(ops.clip(old_inverse / inverse, 1 / rmax, rmax))
-        d = ops.stop_gradient(ops.clip((batch.mean - self._wide(self.moving_mean, x)) * old_inverse, -dmax, dmax))
+        rmax, dmax = self.clips(x.dtype)
+        r = ops.clip(old_inverse / inverse, 1 / rmax, rmax)
+        d = ops.clip((batch.mean - self._wide(self.moving_mean, x)) * old_inverse, -dmax, dmax)
+        r, d = (saved(ops.stop_gradient(correction)) for correction in (r, d))
         self._move(batch, variance)
         return self._scaled(batch.centred, inverse * r, d - batch.drift * inverse * r)

@@ -12,9 +12,10 @@ from keras import ops
 
 from mednorm.errors import ShapeError
 from mednorm.keras.arguments import check_axis, mask_axis
-from mednorm.reference import range_over_std, range_over_std_knots
+from mednorm.reference import range_over_std_knots
 
 Tensor = Any  # whatever the backend calls a tensor
+_RANGE_OVER_STD = range_over_std_knots()
 
 
 class BatchStatistics(NamedTuple):
@@ -128,11 +129,10 @@ class Batch:
             return high - low
         return ops.where(self.share > 0, high, 0.0) - ops.where(self.share > 0, low, 0.0)
 
-    def range_over_std(self) -> Any:
-        """C(n) of `reference.range_over_std` at this count, from a table where the count is known only in the graph."""
-        if isinstance(self.count, int):
-            return range_over_std(max(self.count, 2))
-        return interpolate(ops.log(ops.maximum(ops.cast(self.count, self.centred.dtype), 2.0)), *range_over_std_knots())
+    def range_over_std(self) -> Tensor:
+        """C(n) of `reference.range_over_std` from its table, since the count may be known only in the graph."""
+        count = ops.maximum(ops.cast(self.count, self.centred.dtype), 2.0)
+        return interpolate(ops.log(count), *_RANGE_OVER_STD)
 
     def _kept_values(self, other: float) -> Tensor:
         return self.centred if self.kept is None else ops.where(self.kept, self.centred, other)
@@ -151,6 +151,16 @@ def portions(who: str, x: Tensor, axis: int, mask: Tensor | None) -> Tensor:
         return ops.reshape(1 / size, [1] * len(x.shape))
     kept = ops.cast(_kept(who, mask, axis, x), x.dtype)
     return kept / ops.maximum(ops.mean(kept, axes, keepdims=True) * size, 1.0)
+
+
+def saved(vector: Tensor) -> Tensor:
+    """Give the vector back, such that PyTorch's compiler keeps it for the backward pass.
+
+    It would rather compute it again there, from moving statistics that have moved since, and gradients come out wrong
+    without a word (pytorch#197039; so they do in Keras's own ``renorm=True`` with ``jit_compile=True``). What a
+    reduction to less than a fourth returns it keeps.
+    """
+    return ops.max(ops.stack([vector] * 8), axis=0) if keras.backend.backend() == "torch" else vector
 
 
 def all_but(axis: int, rank: int) -> tuple[int, ...]:
