@@ -7,6 +7,7 @@ A *part* fills the lines between `<!-- render: NAME -->` and `<!-- end -->`:
 | `quickstart` | examples/quickstart.py and what it prints |
 | `example NAME`, `snippet NAME` | examples/NAME.py, docs/snippets/NAME.py, and what it prints |
 | `tasks`, `presets`, `networks` | what the package knows, as tables |
+| `benchmark keras` | benchmarks/results/keras.json |
 | `FILE table en` | every arm of docs/results/FILE.json |
 | `FILE facts en` | how the figures were made |
 | `FILE claims en`, `FILE claims en GROUP …` | every quantity that a claim of the article is measured by; GROUP is speed, overfitting, gradients, sizes or regularizers |
@@ -42,7 +43,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from rendering import claims, code, figures, tables
+from rendering import benchmarks, claims, code, figures, tables
 from rendering.source import RESULTS, ROOT, PartError, Source
 
 _TWINS = (
@@ -54,6 +55,7 @@ _TWINS = (
 )
 PAGES = (
     *(f"{page}{language}.md" for page in _TWINS for language in ("", ".zh-CN")),
+    "docs/how-to/keras.md",
     "docs/how-to/own-network.md",
     "docs/reference/tasks.md",
     "docs/results/README.md",
@@ -90,6 +92,8 @@ def part(source: Source, name: str) -> str:
         return code.program(_PROGRAMS[first], rest[0])
     if name in _CODE:
         return _CODE[name]()
+    if first == "benchmark" and len(rest) == 1:
+        return benchmarks.benchmark(rest[0])
     kind, *more = rest or [""]
     try:
         if kind in _WHOLE and not more:

@@ -143,14 +143,16 @@ def _corrected(axes: tuple[int, ...], epsilon: float, masked: bool) -> Callable[
 
         def gradient(*arguments: Tensor, upstream: Tensor | None = None) -> tuple[Tensor, ...]:
             g = arguments[0] if upstream is None else upstream  # PyTorch hands it over by name
-            normalized = (x - mean) * inverse
-            of_beta, of_gamma = total(g), total(g * normalized)
-            # The mean and variance of the batch by now, where the moving statistics would have them at 0 and 1.
-            offset = average(normalized)
-            around = normalized - offset
-            spread = average(ops.square(around)) + epsilon * ops.square(inverse)
-            through_variance = around * ((of_gamma - offset * of_beta) / spread)
-            of_x = gamma * inverse * (g - (of_beta + through_variance) * portion)
+            centred = x - mean
+            of_beta, of_gamma = total(g), total(g * centred) * inverse
+            # Mean and variance of the batch by now, where the moving ones would be 0 and 1. Shifted by the moving mean
+            # and scaled by the moving deviation, E[x²] − E[x]² loses nothing.
+            offset = average(centred) * inverse
+            spread = average(ops.square(centred)) * ops.square(inverse) - ops.square(offset)
+            slope = (of_gamma - offset * of_beta) / (ops.maximum(spread, 0.0) + epsilon * ops.square(inverse))
+            scale = gamma * inverse
+            through = scale * portion  # what has a value per channel comes first, so that few passes go over x
+            of_x = scale * g - (through * slope * inverse) * centred - through * (of_beta - offset * slope)
             return of_x, of_gamma, of_beta, *(ops.zeros_like(constant) for constant in (mean, inverse, portion))
 
         return (x - mean) * (inverse * gamma) + beta, gradient
