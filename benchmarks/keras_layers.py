@@ -1,10 +1,10 @@
 """Time a training step with BNLayer against keras.layers.BatchNormalization, side by side in one process a backend.
 
-A step is one `train_on_batch`: the article's network with Adam, and a layer alone between a trainable shift (so that
-the gradient goes through the layer, as in the middle of a network) and pooling with a dense layer. In a round every
-layer takes its turns in random order; the ratio to Keras's layer is taken round by round, so that a machine that slows
-down slows both. All start from the same weights and see the same batch; if BNLayer ends at another loss than Keras's
-layer, nothing is written.
+A step is one `train_on_batch`, and in inference one `predict_on_batch`: the article's network with Adam, and a layer
+alone between a trainable shift (so that the gradient goes through the layer, as in the middle of a network) and pooling
+with a dense layer. In a round every layer takes its turns in random order; the ratio to Keras's layer is taken round by
+round, so that a machine that slows down slows both. All start from the same weights and see the same batch; if BNLayer
+ends at another loss (in inference: first output) than Keras's layer, nothing is written.
 
     python benchmarks/keras_layers.py                                  # every backend, benchmarks/results/keras.json
     python benchmarks/keras_layers.py --backend jax                    # one of them, printed
@@ -32,7 +32,12 @@ from time import perf_counter
 import numpy as np
 
 BACKENDS = ("tensorflow", "jax", "torch")
-CASES = (("article", (64, 28, 28, 1)), ("layer", (64, 28, 28, 32)), ("layer", (8, 64, 64, 64)))
+CASES = (
+    ("article", (64, 28, 28, 1)),
+    ("layer", (64, 28, 28, 32)),
+    ("layer", (8, 64, 64, 64)),
+    ("inference", (64, 28, 28, 32)),
+)
 RESULTS = Path(__file__).parent / "results" / "keras.json"
 REFERENCE = "keras"
 ROUNDS, TURNS, STEPS = 15, 4, 4  # turns × steps is a multiple of 16, after which every layer did all that it ever does
@@ -104,7 +109,7 @@ def measure(kind: str, shape: tuple[int, ...], jit: bool | str, rounds: int, tur
             weights = reference.get_weights()
             ours.set_weights(weights + ours.get_weights()[len(weights) :])  # further ones count steps
 
-    order = random.Random(0)
+    order, inference = random.Random(0), kind == "inference"
     losses: dict[str, list[float]] = {name: [] for name in models}  # after the first round, and after the last
     found: dict[str, list[float]] = {name: [] for name in models}
     for number in range(-1, rounds):  # the first compiles, and is not counted
@@ -114,7 +119,7 @@ def measure(kind: str, shape: tuple[int, ...], jit: bool | str, rounds: int, tur
             for name in order.sample(list(models), len(models)):
                 start = perf_counter()
                 for _ in range(steps):
-                    logs = models[name].train_on_batch(x, y)
+                    logs = models[name].predict_on_batch(x) if inference else models[name].train_on_batch(x, y)
                 spent[name] += perf_counter() - start
                 losses[name] = [*losses[name][: 1 if number >= 0 else 0], float(np.ravel(logs)[0])]
         if number >= 0:

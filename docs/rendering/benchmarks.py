@@ -7,7 +7,7 @@ import json
 from rendering.source import ROOT, PartError
 from rendering.tables import markdown
 
-_NETWORKS = {"article": "the article's", "layer": "layer alone"}
+_NETWORKS = {"article": "the article's", "layer": "layer alone", "inference": "inference"}
 _BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
 
 

@@ -185,6 +185,14 @@ def test_a_first_batch_that_is_not_finite_is_as_if_it_had_not_been(spec):
     assert_equal_to(to_numpy(layer.moving_mean), oracle.moving_mean, TOLERANCE["float32"])
 
 
+def test_a_variance_beyond_the_weights_own_type_moves_nothing(spec):
+    layer = spec.layer(dtype="float16", **spec.options)
+    layer.build((None, 4))
+    before = to_numpy(layer.moving_variance).tobytes()
+    layer(keras.ops.cast(images((64, 4)) * 1500, "float16"), training=True)  # a variance from 5e5
+    assert to_numpy(layer.moving_variance).tobytes() == before
+
+
 def test_a_mask_that_keeps_nothing_moves_nothing_and_divides_by_nothing(spec):
     layer, _ = spec.build(SHAPES[2])
     before = to_numpy(layer.moving_variance).tobytes()
@@ -215,8 +223,10 @@ def test_what_is_masked_does_not_touch_what_is_kept(spec):
 def test_far_from_zero_the_variance_keeps_its_digits(spec):
     layer, oracle = spec.build(SHAPES[2])
     x = to_numpy(keras.ops.cast(images(SHAPES[2]) + 4096.0, "float32"))  # Hounsfield units plus an offset
-    y, _, _ = train(layer, moved(x, -1).astype("float32"), moved(gradients(SHAPES[2]), -1).astype("float32"))
+    grad = gradients(SHAPES[2])
+    y, grad_x, _ = train(layer, moved(x, -1).astype("float32"), moved(grad, -1).astype("float32"))
     assert_equal_to(back(y, -1), oracle.train(x), 2e-4)  # of 7 digits, 4096 takes four
+    assert_equal_to(back(grad_x, -1), oracle.backward(grad)[0], 1e-3)
 
 
 @pytest.mark.parametrize("center", [True, False])

@@ -13,6 +13,7 @@ import pytest
 from keras.layers import BatchNormalization
 
 from mednorm.keras import BNLayer, article_cnn
+from mednorm.keras.arguments import mask_axis
 from tests.keras.backends import BACKEND, to_numpy, train, wide
 from tests.keras.harness import SHAPES, assert_equal_to, gradients, images, moved, some_mask
 
@@ -89,6 +90,19 @@ def test_a_trained_model_is_cloned_with_the_layer_in_keras_places():
     assert_equal_to(clone.predict(x, verbose=0), model.predict(x, verbose=0), 1e-5)
 
 
+def test_a_model_is_cloned_with_keras_layer_in_its_place():
+    def replace(layer):
+        made = BatchNormalization if isinstance(layer, BNLayer) else type(layer)
+        return made.from_config(layer.get_config())
+
+    model = article_cnn(num_classes=3)
+    clone = keras.models.clone_model(model, clone_function=replace)
+    clone.set_weights(model.get_weights())
+    assert [type(layer) for layer in clone.layers].count(BatchNormalization) == 2
+    x = np.random.default_rng(0).random((4, 28, 28, 1))
+    assert_equal_to(clone.predict(x, verbose=0), model.predict(x, verbose=0), 1e-5)
+
+
 def test_code_that_looks_for_keras_layer_finds_it():
     model = article_cnn(num_classes=3)
     for layer in model.layers:
@@ -105,6 +119,12 @@ def test_a_mask_with_channels_first_means_the_same_as_with_channels_last(axis):
     expected = train(last, moved(x, -1), moved(grad, -1), mask)
     assert_equal_to(np.moveaxis(found[1], axis, -1), expected[1], 1e-5)
     assert_equal_to(to_numpy(ours.moving_variance), to_numpy(last.moving_variance), 1e-5)
+
+
+def test_of_two_readings_of_a_mask_the_one_whose_lengths_are_known_is_taken():
+    assert mask_axis("layer", 1, (None, 4), (None, 4, None)) == 2
+    assert mask_axis("layer", 1, (None, 7), (None, 4, 7)) == 1
+    assert mask_axis("layer", 1, (6, 4), (6, 4, 4)) == 1  # both fit: the channels' axis is the one without
 
 
 def test_one_channel_is_normalized_under_a_mask():

@@ -91,11 +91,18 @@ def test_a_mask_of_the_wrong_shape_names_both_shapes(made, shape):
     layer = made()
     images = np.zeros((2, 3, 3, 4), "float32")
     layer.build(images.shape)
-    with pytest.raises(ValueError, match="one dimension less") as raised:
-        layer(images, training=True, mask=np.ones(shape, bool))
-    said = str(raised.value)
-    assert f"mask.shape={shape}" in said
-    assert "inputs.shape=(2, 3, 3, 4)" in said
+    for training in (True, False):
+        with pytest.raises(ValueError, match="one dimension less") as raised:
+            layer(images, training=training, mask=np.ones(shape, bool))
+        said = str(raised.value)
+        assert f"mask.shape={shape}" in said
+        assert "inputs.shape=(2, 3, 3, 4)" in said
+
+
+@LAYERS
+def test_a_vector_is_no_batch(made):
+    with pytest.raises(ValueError, match=r"at least 2 axes.*Received: input_shape=\(3,\)"):
+        made()(np.zeros(3))
 
 
 @pytest.mark.parametrize(
@@ -108,6 +115,7 @@ def test_a_mask_of_the_wrong_shape_names_both_shapes(made, shape):
         ({"input_shape": (None, None, 1)}, r"input_shape=\(None, None, 1\)"),
         ({"normalization": "bm"}, "normalization='bm'"),
         ({"normalization": 3}, "normalization=3"),
+        ({"normalization": BNLayer(name="one")}, "normalization=<BNLayer name=one, built=False>"),
     ],
     ids=str,
 )
@@ -121,7 +129,9 @@ def test_a_name_that_is_nearly_right_is_guessed():
         article_cnn(normalization="renrom")
 
 
-@pytest.mark.parametrize(("x", "axis", "said"), [(np.zeros((2, 3)), 2, "axis=2"), (np.zeros(3), -1, r"x.shape=\(3,\)")])
+@pytest.mark.parametrize(
+    ("x", "axis", "said"), [(np.zeros((2, 3)), 2, "axis=2"), (np.zeros(3), -1, r"input_shape=\(3,\)")]
+)
 def test_statistics_of_the_wrong_axis_or_of_no_batch_are_refused(x, axis, said):
     with pytest.raises(ValueError, match=f"batch_statistics.*Received: {said}"):
         batch_statistics(x, axis)

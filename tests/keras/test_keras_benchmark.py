@@ -14,7 +14,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = {"BNLayer", "RangeBNLayer", "MovingBNLayer 4", "MovingBNLayer 16", "BatchRenormLayer"}
 WAYS = {("tensorflow", "auto"), ("tensorflow", True), ("jax", "auto"), ("torch", "auto")}
-NETWORKS = {("article", (64, 28, 28, 1)), ("layer", (64, 28, 28, 32)), ("layer", (8, 64, 64, 64))}
+NETWORKS = {
+    ("article", (64, 28, 28, 1)),
+    ("layer", (64, 28, 28, 32)),
+    ("layer", (8, 64, 64, 64)),
+    ("inference", (64, 28, 28, 32)),
+}
 
 
 def check(case):
@@ -36,7 +41,7 @@ def test_a_short_round_measures_every_layer_in_every_case(tmp_path):
     assert done.returncode == 0, done.stderr
     written = json.loads(out.read_text(encoding="utf-8"))
     assert {(case["backend"], case["jit"]) for case in written["cases"]} == {way for way in WAYS if way[0] == backend}
-    assert len(written["cases"]) == (6 if backend == "tensorflow" else 3)
+    assert len(written["cases"]) == (8 if backend == "tensorflow" else 4)
     for case in written["cases"]:
         check(case)
         assert case["rounds"] == 1

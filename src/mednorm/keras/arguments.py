@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
+
+import numpy as np
 
 from mednorm.errors import ConfigError, ShapeError
 
@@ -28,7 +31,7 @@ def check_arguments(who: str, axis: object, momentum: object, epsilon: object, t
             f"{who}: argument `epsilon` should be a number above 0, added to the variance; the usual value is 1e-3. "
             f"Received: epsilon={epsilon!r}"
         )
-    if training is not None and not isinstance(training, bool):
+    if training is not None and not isinstance(training, bool | np.bool_):
         raise ConfigError(
             f"{who}: argument `training` should be None (the call decides), True or False. "
             f"Received: training={training!r}"
@@ -61,12 +64,14 @@ def check_whole(who: str, name: str, value: object, low: int) -> None:
 
 
 def check_axis(who: str, axis: int, shape: Sequence[int | None]) -> None:
-    """Pass if input of this shape has channels of a known number on `axis`.
+    """Pass if input of this shape has channels of a known number on `axis`, and other axes to take statistics over.
 
     Raises:
-        ShapeError: `axis` is out of bounds, or the number of channels is not known.
+        ShapeError: there is one axis only, `axis` is out of bounds, or the number of channels is not known.
 
     """
+    if len(shape) < 2:
+        raise ShapeError(f"{who}: expected a batch of at least 2 axes. Received: input_shape={tuple(shape)}")
     if not -len(shape) <= axis < len(shape):
         raise ShapeError(
             f"{who}: axis {axis} is out of bounds for input of {len(shape)} axes. "
@@ -80,20 +85,22 @@ def check_axis(who: str, axis: int, shape: Sequence[int | None]) -> None:
 
 
 def mask_axis(who: str, axis: int, mask_shape: Sequence[int | None], shape: Sequence[int | None]) -> int:
-    """Find the axis of the input that a mask lacks: the channels', else the last, as in one of `keras.layers.Masking`.
+    """Find the axis of the input that a mask lacks: the channels', or the last, as in one of `keras.layers.Masking`.
 
-    Lengths of 1 in the mask stand for any.
+    Where both would do, the one whose lengths are equal rather than 1 or unknown, and then the channels'. Lengths of 1
+    in the mask stand for any.
 
     Raises:
         ShapeError: the mask fits neither way.
 
     """
     channels, last = axis % len(shape), len(shape) - 1
-    for gone in (channels, last):
-        expected = (*shape[:gone], *shape[gone + 1 :])
-        if len(mask_shape) == len(expected) and all(map(_broadcasts, mask_shape, expected)):
-            return gone
-    wanted = (*shape[:channels], *shape[channels + 1 :])
+    expected = {gone: (*shape[:gone], *shape[gone + 1 :]) for gone in (channels, last)}
+    for fits in (operator.eq, _broadcasts):
+        for gone, sizes in expected.items():
+            if len(mask_shape) == len(sizes) and all(map(fits, mask_shape, sizes)):
+                return gone
+    wanted = expected[channels]
     raise ShapeError(
         f"{who}: the mask should be one dimension less than the inputs, their shape without axis {axis}: {wanted}. "
         f"Received: mask.shape={tuple(mask_shape)}, inputs.shape={tuple(shape)}"

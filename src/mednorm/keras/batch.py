@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from mednorm.keras.arguments import check_arguments, check_axis
+from mednorm.keras.arguments import check_arguments, check_axis, mask_axis
 from mednorm.keras.statistics import Batch, Tensor, widen
 
 
@@ -39,8 +39,9 @@ class BNLayer(keras.layers.BatchNormalization):
             order, ``gamma, beta, moving_mean, moving_variance``: ``set_weights`` takes those of Keras's layer.
 
     Shape:
-        Any, at least two axes; the output has the input's. The mask has the input's without `axis`. Half precision
-        computes in float32 inside.
+        Any, at least two axes; the output has the input's. The mask has the input's without `axis`; one without the
+        last axis, which is what Keras's layer takes with channels first, is understood where the lengths tell the two
+        apart. Half precision computes in float32 inside.
 
     Raises:
         ConfigError: an argument is out of its range. Like every error here it is a ValueError.
@@ -88,6 +89,8 @@ class BNLayer(keras.layers.BatchNormalization):
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
         """Normalize; `mask` is True on the values that count in the statistics."""
         training = training if self.fixed_training is None else self.fixed_training
+        if mask is not None:
+            mask_axis(self._who, self.axis, tuple(mask.shape), tuple(inputs.shape))
         if getattr(self, "renorm", False):
             return super().call(inputs, training=training, mask=mask)
         x = widen(inputs)
@@ -95,8 +98,9 @@ class BNLayer(keras.layers.BatchNormalization):
         return ops.cast(y, self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
-        """Return what `from_config` rebuilds the layer from."""
-        return {**super().get_config(), "training": self.fixed_training}
+        """Return what `from_config` rebuilds the layer from, and Keras's own where `training` is not fixed."""
+        fixed = {} if self.fixed_training is None else {"training": self.fixed_training}
+        return {**super().get_config(), **fixed}
 
     def _train(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Normalize by the batch, and move the moving statistics."""
@@ -111,20 +115,20 @@ class BNLayer(keras.layers.BatchNormalization):
         return batch.variance()
 
     def _infer(self, x: Tensor) -> Tensor:
-        """Normalize by the moving statistics."""
+        """Normalize by the moving statistics: one multiplication and one addition a value."""
         inverse = ops.rsqrt(self._wide(self.moving_variance, x) + self.epsilon)
-        return self._scaled(x - self._wide(self.moving_mean, x), inverse)
+        return self._scaled(x, inverse, -self._wide(self.moving_mean, x) * inverse)
 
-    def _scaled(self, centred: Tensor, inverse: Tensor, shift: Tensor | None = None) -> Tensor:
-        """Return γ·(centred·inverse + shift) + β, with what has a value per channel computed first."""
+    def _scaled(self, values: Tensor, inverse: Tensor, shift: Tensor | None = None) -> Tensor:
+        """Return γ·(values·inverse + shift) + β, with what has a value per channel computed first."""
         if self.scale:
-            gamma = self._wide(self.gamma, centred)
+            gamma = self._wide(self.gamma, values)
             inverse = inverse * gamma
             shift = None if shift is None else shift * gamma
         if self.center:
-            beta = self._wide(self.beta, centred)
+            beta = self._wide(self.beta, values)
             shift = beta if shift is None else shift + beta
-        y = centred * inverse
+        y = values * inverse
         return y if shift is None else y + shift
 
     def _move(self, batch: Batch, variance: Tensor) -> None:
@@ -134,18 +138,17 @@ class BNLayer(keras.layers.BatchNormalization):
         self.moving_variance.assign(variance)
 
     def _moved(self, batch: Batch, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Moving mean and variance after this batch, and which channels moved: all finite, and not all masked."""
-        mean, variance = (ops.stop_gradient(ops.reshape(value, (-1,))) for value in (batch.mean, variance))
-        usable = ops.all(ops.isfinite(mean + variance))
-        if batch.share is not None:
-            usable = ops.logical_and(usable, ops.reshape(batch.share > 0, (-1,)))
-        weight = self._weight_of_new(mean.dtype)
-        old = (ops.cast(moving, mean.dtype) for moving in (self.moving_mean, self.moving_variance))
-        moved = (
-            ops.where(usable, before * (1 - weight) + value * weight, before)
-            for before, value in zip(old, (mean, variance), strict=True)
-        )
-        return (*moved, usable)
+        """Moving mean and variance after this batch, and which channels moved: if all are finite, those not masked."""
+        weight = self._weight_of_new(batch.mean.dtype)
+        moved, usable = [], True if batch.share is None else ops.reshape(batch.share > 0, (-1,))
+        for moving, value in ((self.moving_mean, batch.mean), (self.moving_variance, variance)):
+            old = ops.cast(moving, value.dtype)
+            new = old * (1 - weight) + ops.stop_gradient(ops.reshape(value, (-1,))) * weight
+            moved.append((old, new))
+            # In the variable's own type: a variance that float32 holds may be infinite in float16.
+            usable = ops.logical_and(usable, ops.all(ops.isfinite(ops.cast(new, moving.dtype))))
+        mean, variance = (ops.where(usable, new, old) for old, new in moved)
+        return mean, variance, usable
 
     def _weight_of_new(self, dtype: Any) -> Any:
         """Weight of this batch in the moving statistics."""

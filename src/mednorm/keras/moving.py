@@ -30,7 +30,8 @@ class MovingBNLayer(CountingBNLayer):
               \left(g - \overline{g} - \hat x_B\;\overline{g \hat x_B}\right)
 
     with :math:`g = \partial L/\partial y`, bars for means over this batch, and :math:`\hat x_B` the input normalized
-    by this batch: no step changes the mean or the scale of what is normalized. Inference is that of `BNLayer`.
+    by this batch: no step changes the mean or the scale of what is normalized. Second derivatives are of this
+    formula and mean nothing more. Inference is that of `BNLayer`.
 
     Args:
         axis: the axis of the channels; -1 for channels last, 1 for channels first.

@@ -74,6 +74,11 @@ def article_cnn(
 def _normalization(choice: str | Callable[[], keras.Layer] | None) -> Callable[[], list[keras.Layer]]:
     if choice is None:
         return list
+    if isinstance(choice, keras.Layer):
+        raise ConfigError(
+            "article_cnn: argument `normalization` should make a layer for each of its two places, such as "
+            f"`lambda: {type(choice).__name__}(…)`. Received: normalization={choice!r}"
+        )
     if callable(choice):
         return lambda: [choice()]
     if choice not in NORMALIZATIONS:

@@ -20,9 +20,10 @@ class RangeBNLayer(BNLayer):
               \hat\sigma = \frac{\max x - \min x}{C(n)}
 
     with C(n) the range that n Gaussian values have on average, over their standard deviation
-    (`mednorm.reference.range_over_std`): on Gaussian input the output has variance 1 on average, at two values a
-    channel as at a million. In training the moving variance follows :math:`\hat\sigma^2`; inference and weights are
-    those of `BNLayer`. A gradient of the range reaches the extreme values alone, shared equally among equal ones.
+    (`mednorm.reference.range_over_std`): on Gaussian input the output has standard deviation 1 on average, to about
+    1 %, at two values a channel as at a million. In training the moving variance follows :math:`\hat\sigma^2`;
+    inference and weights are those of `BNLayer`. A gradient of the range reaches the extreme values alone, shared
+    equally among equal ones.
 
     Args:
         axis: the axis of the channels; -1 for channels last, 1 for channels first.

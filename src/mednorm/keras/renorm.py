@@ -42,7 +42,7 @@ class BatchRenormLayer(CountingBNLayer):
         rmax: the widest clip of r, at least 1; 1 for none of the correction.
         dmax: the widest clip of d, at least 0.
         schedule_steps: after how many updates the clips are at their widest: set it to about the length of the run. 0
-            for at once, from the second update on. The paper's run had 160,000 steps, 40,000 of them of schedule.
+            for at once, from the second update on.
         **kwargs: as for `BNLayer`, except ``renorm``.
 
     Shape:
@@ -67,7 +67,7 @@ class BatchRenormLayer(CountingBNLayer):
 
     Reference:
         Ioffe (2017), "Batch Renormalization", Algorithm 1 and Section 4. The paper moves :math:`\sigma`; here the
-        variance moves, as in `BNLayer`, so that weights are interchangeable.
+        variance moves, so that the first four weights are those of `BNLayer` (and see `CountingBNLayer`).
 
     """
 

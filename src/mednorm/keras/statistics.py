@@ -10,7 +10,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from mednorm.errors import ShapeError
 from mednorm.keras.arguments import check_axis, mask_axis
 from mednorm.reference import range_over_std_knots
 
@@ -60,8 +59,6 @@ def batch_statistics(x: Tensor, axis: int = -1, mask: Tensor | None = None) -> B
     """
     x = widen(ops.convert_to_tensor(x))
     check_axis("batch_statistics", axis, x.shape)
-    if len(x.shape) < 2:
-        raise ShapeError(f"batch_statistics: expected a batch of at least 2 axes. Received: x.shape={tuple(x.shape)}")
     batch = Batch.of("batch_statistics", x, axis, mask)
     mean, variance, extent = (ops.reshape(value, (-1,)) for value in (batch.mean, batch.variance(), batch.range()))
     count = ops.reshape(ops.convert_to_tensor(batch.count), (-1,))
@@ -76,8 +73,8 @@ class Batch:
     Attributes:
         centred: x minus the mean, the mean taken for a constant; with the shape of x.
         mean: differentiable; like every statistic here of length 1 on all axes but the channels'.
-        drift: mean minus the constant mean: always 0, and carries the gradient that `centred` leaves out. A sum over
-            the batch in the backward pass is saved so: the mean of `centred` is 0, so no variance depends on the mean.
+        drift: mean minus the constant mean: always 0, and carries the gradient that `centred` leaves out. So the mean's
+            gradient is a number a channel, and no sum over the batch is needed for it in the backward pass.
         kept: the mask, to broadcast over x; None for all.
         share: of the values, how many are kept; None for all.
         size: values per channel, kept or not, in this replica.
@@ -118,8 +115,10 @@ class Batch:
         return ops.round(self.share * ops.cast(self.size, self.centred.dtype))
 
     def variance(self) -> Tensor:
-        """The biased variance."""
-        return _mean(ops.square(self._kept_values(0.0)), self.axes, self.share, self.synchronized)
+        """The biased variance; the term in the drift makes its second derivatives right, the first are so without."""
+        return _mean(ops.square(self._kept_values(0.0)), self.axes, self.share, self.synchronized) - ops.square(
+            self.drift
+        )
 
     def range(self) -> Tensor:
         """Maximum minus minimum; 0 where nothing is kept."""
