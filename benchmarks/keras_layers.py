@@ -8,6 +8,7 @@ ends at another loss (in inference: first output) than Keras's layer, nothing is
 
     python benchmarks/keras_layers.py                                  # every backend, benchmarks/results/keras.json
     python benchmarks/keras_layers.py --backend jax                    # one of them, printed
+    python benchmarks/keras_layers.py --network inference              # these cases alone, in the place of those there
     python benchmarks/keras_layers.py --smoke --out /tmp/keras.json    # one short round, to see that it runs
 """
 
@@ -26,6 +27,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 from time import perf_counter
 
@@ -143,8 +145,8 @@ def measure(kind: str, shape: tuple[int, ...], jit: bool | str, rounds: int, tur
     }
 
 
-def run(backend: str, smoke: bool) -> Report:
-    """Measure every case on one backend, in this process."""
+def run(backend: str, smoke: bool, only: str | None) -> Report:
+    """Measure every case, or those of one network, on one backend, in this process."""
     os.environ["KERAS_BACKEND"] = backend
     import keras
 
@@ -153,8 +155,8 @@ def run(backend: str, smoke: bool) -> Report:
     # "auto" compiles on JAX and not on PyTorch; on TensorFlow it compiles where there is a GPU.
     ways = ("auto", True) if backend == "tensorflow" else ("auto",)
     cases = []
-    for kind, shape in CASES:
-        for jit in ways:
+    for (kind, shape), jit in product(CASES, ways):
+        if only in (None, kind):
             size = (1, 1, 1) if smoke else (ROUNDS, TURNS, STEPS)
             cases.append(measure(kind, (min(shape[0], 8), *shape[1:]) if smoke else shape, jit, *size))
             print(_rows(cases[-1]), flush=True)
@@ -167,13 +169,14 @@ def run(backend: str, smoke: bool) -> Report:
     return {"machine": machine, "versions": versions | {"python": platform.python_version()}, "cases": cases}
 
 
-def run_each(smoke: bool) -> Report:
+def run_each(smoke: bool, only: str | None) -> Report:
     """Measure every backend, each in a process of its own, since Keras has one a process."""
     merged: Report = {}
     for backend in BACKENDS:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "keras.json"
             command = [sys.executable, __file__, "--backend", backend, "--out", str(out), *["--smoke"] * smoke]
+            command += ["--network", only] if only else []
             subprocess.run(command, check=True, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"})
             found = json.loads(out.read_text(encoding="utf-8"))
         merged["machine"] = found["machine"]
@@ -186,14 +189,32 @@ def main() -> None:
     """Run every case and write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", choices=BACKENDS, default=os.environ.get("KERAS_BACKEND"), help="only this one")
+    parser.add_argument("--network", choices=sorted({kind for kind, _ in CASES}), help="only the cases of this one")
     parser.add_argument("--smoke", action="store_true", help="one short round, of small batches")
     parser.add_argument("--out", type=Path, help="with every backend benchmarks/results/keras.json, else none")
     asked = parser.parse_args()
-    report = run(asked.backend, asked.smoke) if asked.backend else run_each(asked.smoke)
+    only = asked.network
+    report = run(asked.backend, asked.smoke, only) if asked.backend else run_each(asked.smoke, only)
     out = asked.out or (None if asked.backend or asked.smoke else RESULTS)
+    if out and only and out.exists():
+        report = _in_the_place_of_those_there(report, json.loads(out.read_text(encoding="utf-8")))
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def _in_the_place_of_those_there(report: Report, there: Report) -> Report:
+    """Replace cases that were measured again.
+
+    Raises:
+        RuntimeError: the others are of another machine or other versions.
+
+    """
+    if (report["machine"], report["versions"]) != (there["machine"], there["versions"]):
+        raise RuntimeError("the file is of another machine or other versions: measure every case.")
+    key = ("backend", "network", "shape", "jit")
+    new = {str([case[name] for name in key]): case for case in report["cases"]}
+    return report | {"cases": [new.get(str([case[name] for name in key]), case) for case in there["cases"]]}
 
 
 def _rows(case: Report) -> str:

@@ -6,6 +6,9 @@ import os
 
 import keras
 import pytest
+import torch
+
+pytest.register_assert_rewrite("tests.keras.harness", "tests.keras.porting")
 
 if os.environ["KERAS_BACKEND"] == "tensorflow":
     import tensorflow as tf
@@ -17,5 +20,6 @@ if os.environ["KERAS_BACKEND"] == "tensorflow":
 
 @pytest.fixture(autouse=True)
 def _same_random_numbers():
-    """Seed Keras before each test, so that a test means the same alone and within the suite."""
+    """Seed Keras and torch before each test, so that a test means the same alone and within the suite."""
     keras.utils.set_random_seed(0)
+    torch.manual_seed(0)

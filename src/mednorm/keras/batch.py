@@ -115,21 +115,21 @@ class BNLayer(keras.layers.BatchNormalization):
         return batch.variance()
 
     def _infer(self, x: Tensor) -> Tensor:
-        """Normalize by the moving statistics: one multiplication and one addition a value."""
-        inverse = ops.rsqrt(self._wide(self.moving_variance, x) + self.epsilon)
-        return self._scaled(x, inverse, -self._wide(self.moving_mean, x) * inverse)
+        """Normalize by the moving statistics, as the backend does it fastest."""
+        mean, variance = (ops.cast(moving, x.dtype) for moving in (self.moving_mean, self.moving_variance))
+        gamma = ops.cast(self.gamma, x.dtype) if self.scale else None
+        beta = ops.cast(self.beta, x.dtype) if self.center else None
+        return ops.batch_normalization(x, mean, variance, self.axis, beta, gamma, self.epsilon)
 
-    def _scaled(self, values: Tensor, inverse: Tensor, shift: Tensor | None = None) -> Tensor:
+    def _scaled(self, values: Tensor, inverse: Tensor, shift: Tensor) -> Tensor:
         """Return γ·(values·inverse + shift) + β, with what has a value per channel computed first."""
         if self.scale:
             gamma = self._wide(self.gamma, values)
             inverse = inverse * gamma
-            shift = None if shift is None else shift * gamma
+            shift = shift * gamma
         if self.center:
-            beta = self._wide(self.beta, values)
-            shift = beta if shift is None else shift + beta
-        y = values * inverse
-        return y if shift is None else y + shift
+            shift = shift + self._wide(self.beta, values)
+        return values * inverse + shift
 
     def _move(self, batch: Batch, variance: Tensor) -> None:
         """Move the moving statistics towards the batch's."""
