@@ -238,3 +238,16 @@ print([name for name in ("torch", "monai", "lightning", "plotly", "scipy") if na
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stderr == "[]\n"
+
+
+def test_the_real_entry_imports_no_tensorflow_where_that_is_installed():
+    pytest.importorskip("tensorboard")
+    code = (
+        "import sys, mednorm.cli\n"
+        "sys.argv = ['mednorm', '--version']\n"
+        "try:\n    mednorm.cli.main()\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
+        "import torch.utils.tensorboard\n"
+        "print('tensorflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["mednorm", done.stdout.split()[1], "False"], done.stderr
