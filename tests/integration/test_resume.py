@@ -39,10 +39,18 @@ def uninterrupted(data, tmp_path_factory):
 
 
 def start(data, out):
-    """Start the study as a user does; as many threads as here, on which the last digits of sums depend."""
+    """Start the study as a user does; as many threads as here, on which the last digits of sums depend.
+
+    Ctrl-C works in it even where the tests run in the background of a shell, which ignores it and hands that on.
+    """
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     return subprocess.Popen(
-        [MEDNORM, *arguments(data, out)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [MEDNORM, *arguments(data, out)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
