@@ -28,7 +28,7 @@ test: .venv/.setup
 keras: .venv/.setup
 	@for backend in $(BACKENDS); do \
 	    echo "Keras on $$backend:"; \
-	    KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=2 $(PYTEST) $(KERAS) || exit 1; \
+	    KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=2 $(PYTEST) --dist worksteal $(KERAS) || exit 1; \
 	done
 
 unit: .venv/.setup
