@@ -63,6 +63,20 @@ def check_whole(who: str, name: str, value: object, low: int) -> None:
         )
 
 
+def refuse(who: str, arguments: dict[str, Any], **reasons: str) -> None:
+    """Pass if none of the arguments named by `reasons` is asked for.
+
+    Raises:
+        ConfigError: one is.
+
+    """
+    for name, reason in reasons.items():
+        if arguments.get(name):
+            raise ConfigError(
+                f"{who}: argument `{name}` is not supported: {reason}. Received: {name}={arguments[name]!r}"
+            )
+
+
 def check_axis(who: str, axis: int, shape: Sequence[int | None]) -> None:
     """Pass if input of this shape has channels of a known number on `axis`, and other axes to take statistics over.
 

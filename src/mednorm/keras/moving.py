@@ -8,9 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from mednorm.keras.arguments import check_whole
+from mednorm.keras.arguments import check_whole, refuse
 from mednorm.keras.counting import CountingBNLayer
-from mednorm.keras.range import refuse
 from mednorm.keras.statistics import Batch, Tensor, all_but, portions, saved
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from mednorm.errors import ConfigError
+from mednorm.keras.arguments import refuse
 from mednorm.keras.batch import BNLayer
 from mednorm.keras.statistics import Batch, Tensor
 
@@ -66,25 +66,13 @@ class RangeBNLayer(BNLayer):
         training: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        refuse(type(self).__name__, kwargs, synchronized="the range of other replicas is not known", renorm=_OWN)
+        refuse(
+            type(self).__name__,
+            kwargs,
+            synchronized="the range of other replicas is not known",
+            renorm="see BatchRenormLayer",
+        )
         super().__init__(axis, momentum, epsilon, center, scale, training, **kwargs)
 
     def _variance_of(self, batch: Batch) -> Tensor:
         return ops.square(batch.range() / batch.range_over_std())
-
-
-_OWN = "it belongs to Keras's own layer; see BatchRenormLayer"
-
-
-def refuse(who: str, arguments: dict[str, Any], **reasons: str) -> None:
-    """Pass if none of the arguments named by `reasons` is asked for.
-
-    Raises:
-        ConfigError: one is.
-
-    """
-    for name, reason in reasons.items():
-        if arguments.get(name):
-            raise ConfigError(
-                f"{who}: argument `{name}` is not supported: {reason}. Received: {name}={arguments[name]!r}"
-            )

@@ -7,9 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from mednorm.keras.arguments import check_number, check_whole
+from mednorm.keras.arguments import check_number, check_whole, refuse
 from mednorm.keras.counting import CountingBNLayer
-from mednorm.keras.range import refuse
 from mednorm.keras.statistics import Batch, Tensor, saved
 
 # When the paper lets go, as shares of its 40,000 steps: batch normalization to 5,000, d at 25,000, r at 40,000.
