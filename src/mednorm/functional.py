@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from mednorm import kernels
@@ -25,6 +26,8 @@ def normalize(
     mask: Tensor | None = None,
     activation: Activation | None = None,
     negative_slope: float = 0.01,
+    by_range: bool = False,
+    process_group: dist.ProcessGroup | None = None,
 ) -> Tensor:
     r"""Normalize each channel with the moments of x itself, scale, shift, and optionally rectify, as one operation.
 
@@ -36,7 +39,8 @@ def normalize(
 
     Args:
         x: shape ``(N, C, *)``, any strides.
-        moments: those of x, shape ``(C,)``: gradients flow through them to x.
+        moments: those of x, shape ``(C,)``: gradients flow through them to x. With a `process_group`, those of the x
+            of all its processes (`Moments.all_reduce`).
         weight: shape ``(C,)``; 1 where None.
         bias: shape ``(C,)``; 0 where None.
         eps: added to the variance.
@@ -44,6 +48,10 @@ def normalize(
             did not enter the statistics, so no gradient flows through the statistics to them.
         activation: rectify in the same operation; only x is kept for the backward pass.
         negative_slope: slope of ``"leaky_relu"`` below 0.
+        by_range: the moments' spread is that of their range (`Moments.by_range`), so that gradients flow to the
+            extremes in the place of every deviation.
+        process_group: add the backward pass's sums up over these processes. Every one of them takes part in every
+            backward pass, also with an x without samples. The gradients of weight and bias stay each process's own.
 
     Returns:
         Shape and type of x.
@@ -79,7 +87,7 @@ def normalize(
     slope = activation_slope(activation, negative_slope)
     full_mask = None if mask is None else broadcast_mask(mask, x, 1)
     y: Tensor = _Normalize.apply(  # type: ignore[no-untyped-call]
-        x, weight, bias, *moments.fields(), full_mask, eps, slope
+        x, weight, bias, *moments.fields(), full_mask, eps, slope, by_range, process_group
     )
     return y
 
@@ -117,6 +125,8 @@ class _Normalize(torch.autograd.Function):
         mask: Tensor | None,
         eps: float,
         slope: float | None,
+        by_range: bool,
+        process_group: dist.ProcessGroup | None,
     ) -> Tensor:
         moments = Moments(count, mean, m2, minimum, maximum)
         weight, bias = _in_type(weight, mean.dtype), _in_type(bias, mean.dtype)
@@ -124,32 +134,61 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, ctx.eps, ctx.slope = inputs
+        *tensors, ctx.eps, ctx.slope, ctx.by_range, ctx.process_group = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, *fields, mask = ctx.saved_tensors
         moments = Moments(*fields)
+        reduce = None if ctx.process_group is None else _SumOver(ctx.process_group)
         if torch.is_grad_enabled():  # create_graph=True: the gradients themselves are to be differentiated
             grads: tuple[Tensor | None, ...] = _gradients_with_graph(
-                grad, x, weight, bias, moments, mask, ctx.eps, ctx.slope
+                grad, x, weight, bias, moments, mask, ctx.eps, ctx.slope, ctx.by_range, reduce
             )
         else:
             dtype = moments.mean.dtype
             weight_, bias_ = _in_type(weight, dtype), _in_type(bias, dtype)
-            grads = kernels.normalize_backward(grad, x, moments, weight_, bias_, ctx.eps, ctx.slope, mask)
+            grads = kernels.normalize_backward(
+                grad, x, moments, weight_, bias_, ctx.eps, ctx.slope, mask, by_range=ctx.by_range, reduce=reduce
+            )
         grad_x, grad_weight, grad_bias = grads
         return (
             grad_x if ctx.needs_input_grad[0] else None,
             grad_weight.to(weight.dtype) if grad_weight is not None and ctx.needs_input_grad[1] else None,
             grad_bias.to(bias.dtype) if grad_bias is not None and ctx.needs_input_grad[2] else None,
-            *([None] * 8),
+            *([None] * 10),
         )
 
 
 def _in_type(vector: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return None if vector is None else vector.to(dtype)
+
+
+class _SumOver:
+    """Adds up a tensor over the processes of a group, as often differentiable as one likes."""
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self.group = group
+
+    def __call__(self, sums: Tensor) -> Tensor:
+        total: Tensor = _AllReduce.apply(sums, self.group)  # type: ignore[no-untyped-call]
+        return total
+
+
+class _AllReduce(torch.autograd.Function):
+    """The sum over processes, whose gradient is the sum of the gradients over processes."""
+
+    @staticmethod
+    def forward(ctx: Any, sums: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        total = sums.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _AllReduce.apply(grad, ctx.group), None  # type: ignore[no-untyped-call]
 
 
 def _gradients_with_graph(
@@ -161,6 +200,8 @@ def _gradients_with_graph(
     mask: Tensor | None,
     eps: float,
     slope: float | None,
+    by_range: bool,
+    reduce: kernels.Reduce | None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Compose the forward pass from differentiable operators and differentiate it; slower, for gradient penalties."""
     dtype = moments.mean.dtype
@@ -168,11 +209,23 @@ def _gradients_with_graph(
     count = kernels.per_channel(moments.count.clamp(min=1), x)
     values = x.to(dtype)
     values = values if mask is None else torch.where(mask | values.isfinite(), values, 0)
-    counted = values if mask is None else torch.where(mask, values, 0)
-    mean = counted.sum(axes, keepdim=True) / count
-    deviation = values - mean
-    counted = deviation if mask is None else torch.where(mask, deviation, 0)
-    y = deviation * (counted.square().sum(axes, keepdim=True) / count + eps).rsqrt()
+    kept = torch.ones((), dtype=torch.bool, device=x.device) if mask is None else mask
+
+    def total(summands: Tensor) -> Tensor:
+        sums = summands.sum(axes, keepdim=True)
+        return sums if reduce is None else reduce(sums)
+
+    deviation = values - total(torch.where(kept, values, 0)) / count
+    if by_range:
+        # An extreme as the mean of the values that are equal to it: so their gradient is its share, and differentiable.
+        at = [(values == kernels.per_channel(e, x)) & kept for e in (moments.maximum, moments.minimum)]
+        highest, lowest = (total(torch.where(where, values, 0)) / total(where.to(dtype)).clamp(min=1) for where in at)
+        extent = moments.maximum - moments.minimum
+        of_range = torch.where(extent > 0, moments.std / extent, 0)
+        variance = (kernels.per_channel(of_range, x) * (highest - lowest)).square()
+    else:
+        variance = total(torch.where(kept, deviation, 0).square()) / count
+    y = deviation * (variance + eps).rsqrt()
     y = y if weight is None else y * kernels.per_channel(weight.to(dtype), x)
     y = y if bias is None else y + kernels.per_channel(bias.to(dtype), x)
     y = kernels.activate_(y, slope)

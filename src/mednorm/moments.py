@@ -11,6 +11,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mednorm.errors import ShapeError
+from mednorm.reference import range_over_std
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # no need to follow the integral
+def _range_over_std(count: int) -> float:
+    return range_over_std(count)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,7 +115,6 @@ class Moments:
             raise ShapeError(f"Moments.pool: expected Moments of one shape, got {sorted(shapes)}.")
         return Moments(*(torch.stack(field) for field in zip(*parts, strict=True))).pooled()
 
-    @torch.no_grad()
     def pooled(self) -> Moments:
         """Pool over the first axis: from per sample ``(N, C)`` to all samples ``(C,)``."""
         if self.count.shape[0] == 0:
@@ -126,13 +131,29 @@ class Moments:
 
     def all_reduce(self, group: dist.ProcessGroup | None = None) -> Moments:
         """Pool over the processes of a group; every process gets the same result, also where counts differ or are 0."""
-        world = dist.get_world_size(group)
-        counts = [torch.empty_like(self.count) for _ in range(world)]
-        dist.all_gather(counts, self.count.contiguous(), group=group)
-        local = torch.stack((self.mean, self.m2, self.minimum, self.maximum))
-        others = [torch.empty_like(local) for _ in range(world)]
+        local = torch.stack([field.double() for field in self.fields()])  # counts below 2^53 are exact in it
+        others = [torch.empty_like(local) for _ in range(dist.get_world_size(group))]
         dist.all_gather(others, local, group=group)
-        return Moments.pool(Moments(count, *fields) for count, fields in zip(counts, others, strict=True))
+        parts = (Moments(other[0].to(torch.int64), *other[1:].to(self.mean.dtype)) for other in others)
+        return Moments.pool(parts)
+
+    def by_range(self, count: int | None = None) -> Moments:
+        r"""Return the same with the spread that the range implies, in the place of the squared deviations.
+
+        The variance becomes :math:`(\text{range}/C(n))^2`, with C(n) the expected range of n Gaussian values over
+        their expected standard deviation. Fewer than two values imply none.
+
+        Args:
+            count: how many values every channel has, where that is known: then no device is asked for it.
+
+        """
+        if count is None:
+            counts, place = self.count.unique(return_inverse=True)
+            constant = self.mean.new_tensor([range_over_std(max(2, each)) for each in counts.tolist()])[place]
+        else:
+            constant = self.mean.new_tensor(_range_over_std(max(2, count)))
+        spread = torch.where(self.count > 1, (self.maximum - self.minimum) / constant, 0)
+        return Moments(self.count, self.mean, self.count * spread.square(), self.minimum, self.maximum)
 
     def to(self, target: torch.device | torch.dtype | str) -> Moments:
         """Move to a device, or convert the four float fields to a type."""

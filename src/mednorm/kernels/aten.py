@@ -5,10 +5,15 @@ Every function takes x of shape (N, C, *) and per-channel vectors of shape (C,) 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from mednorm.moments import Moments
+
+# Adds up a tensor over the processes that share their statistics.
+Reduce = Callable[[Tensor], Tensor]
 
 
 def per_channel(vector: Tensor, x: Tensor) -> Tensor:
@@ -41,6 +46,9 @@ def normalize_backward(
     eps: float,
     slope: float | None,
     mask: Tensor | None,
+    *,
+    by_range: bool = False,
+    reduce: Reduce | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x, of the weight and of the bias, given that of the output.
 
@@ -50,6 +58,9 @@ def normalize_backward(
 
     The second term of ∂x is there because μ and σ² depend on x; a value that a mask keeps out of them has no such
     term (`kept` is 0 there). The activation's sign is recomputed from x, so that its output need not be kept.
+
+    `by_range` says that σ² is that of `Moments.by_range`: what goes through it reaches the extremes alone. `reduce`
+    adds the two sums of ∂x up over the processes whose values the moments are of; ∂γ and ∂β stay this process's own.
     """
     values, grad = x.to(moments.mean.dtype), grad.to(moments.mean.dtype)
     if slope is not None:
@@ -60,14 +71,18 @@ def normalize_backward(
             else torch.ops.aten.leaky_relu_backward(grad, before, slope, False)
         )
     invstd = (moments.variance + eps).rsqrt()
-    if mask is None and x.numel() > 0:  # the fused operator divides by the count
+    if mask is None and not by_range and reduce is None and x.numel() > 0:  # the fused operator divides by the count
         grads = torch.ops.aten.native_batch_norm_backward(
             grad, values, weight, None, None, moments.mean, invstd, True, eps, [True, True, True]
         )
     else:
-        grads = _composed_backward(grad, values, moments, weight, invstd, mask)
+        grads = _composed_backward(grad, values, moments, weight, invstd, mask, by_range, reduce or _alone)
     grad_x, grad_weight, grad_bias = grads
     return grad_x.to(x.dtype), grad_weight, grad_bias
+
+
+def _alone(sums: Tensor) -> Tensor:
+    return sums
 
 
 def _affine(values: Tensor, moments: Moments, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
@@ -76,7 +91,14 @@ def _affine(values: Tensor, moments: Moments, weight: Tensor | None, bias: Tenso
 
 
 def _composed_backward(
-    grad: Tensor, values: Tensor, moments: Moments, weight: Tensor | None, invstd: Tensor, mask: Tensor | None
+    grad: Tensor,
+    values: Tensor,
+    moments: Moments,
+    weight: Tensor | None,
+    invstd: Tensor,
+    mask: Tensor | None,
+    by_range: bool,
+    reduce: Reduce,
 ) -> tuple[Tensor, Tensor, Tensor]:
     axes = (0, *range(2, values.dim()))
     normalized = (values - per_channel(moments.mean, values)) * per_channel(invstd, values)
@@ -84,8 +106,33 @@ def _composed_backward(
         normalized = normalized.masked_fill(~(mask | normalized.isfinite()), 0)
     grad_bias = grad.sum(axes)
     grad_weight = (grad * normalized).sum(axes)
+    total_bias, total_weight = reduce(torch.stack((grad_bias, grad_weight)))
     count = moments.count.clamp(min=1).to(values.dtype)
-    through = normalized * per_channel(grad_weight / count, values) + per_channel(grad_bias / count, values)
+    through = per_channel(total_bias / count, values).expand_as(values)
+    if by_range:
+        through = through + _through_extremes(values, moments, total_weight, invstd, mask, reduce)
+    else:
+        through = through + normalized * per_channel(total_weight / count, values)
     scale = invstd if weight is None else invstd * weight
     through = through if mask is None else through.masked_fill(~mask, 0)
     return (grad - through) * per_channel(scale, values), grad_weight, grad_bias
+
+
+def _through_extremes(
+    values: Tensor, moments: Moments, grad_weight: Tensor, invstd: Tensor, mask: Tensor | None, reduce: Reduce
+) -> Tensor:
+    """What ∂x loses at the largest and gains at the smallest values, which share it where several are equal.
+
+    √(σ² + ε) grows with the range R by σ²/(R·√(σ² + ε)), σ being R times a constant.
+    """
+    highest, lowest = (
+        (values == per_channel(extreme, values)) & (True if mask is None else mask)
+        for extreme in (moments.maximum, moments.minimum)
+    )
+    axes = (0, *range(2, values.dim()))
+    ties = reduce(torch.stack((highest.sum(axes), lowest.sum(axes))).to(values.dtype)).clamp(min=1)
+    extent = moments.maximum - moments.minimum
+    # 0 where all values are equal: an empty channel's extent is no number either.
+    per_range = torch.where(extent > 0, moments.variance / extent, 0) * invstd * grad_weight
+    at_highest, at_lowest = (per_channel(per_range / tie, values) for tie in ties)
+    return highest * at_highest - lowest * at_lowest

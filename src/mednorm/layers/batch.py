@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from numbers import Integral
+from typing import Any, ClassVar, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mednorm import kernels
 from mednorm.errors import ConfigError, ShapeError
 from mednorm.functional import Activation, activation_slope, normalize
-from mednorm.moments import Moments
+from mednorm.moments import Moments, broadcast_mask
+
+# The processes that share their statistics: None for this one alone, "world" for all there are when it is used.
+ProcessGroup = dist.ProcessGroup | Literal["world"] | None
+BySite = Mapping[int, Moments]  # of a batch, the statistics of each site, where a layer keeps them apart
 
 
 class BatchNorm(_BatchNorm):
@@ -27,7 +34,9 @@ class BatchNorm(_BatchNorm):
 
     A batch whose mean or variance is not finite in any channel (an overflow in mixed precision, a NaN voxel) moves no
     running statistic and is counted in ``num_batches_skipped``; its output is what the arithmetic gives, so that a
-    gradient scaler still sees the overflow. An empty batch moves nothing either.
+    gradient scaler still sees the overflow. An empty batch moves nothing either; nor does the forward pass that
+    activation checkpointing repeats during the backward pass. Within `mednorm.accumulate` the running statistics move
+    once, by the statistics of all micro-batches together.
 
     Args:
         num_features: channels C.
@@ -38,12 +47,15 @@ class BatchNorm(_BatchNorm):
         activation: ``"relu"`` or ``"leaky_relu"``, applied in the same operation; the backward pass then needs no copy
             of the activation's output.
         negative_slope: slope of ``"leaky_relu"`` below 0.
+        process_group: take the statistics over the batches of all these processes, whatever their sizes: a
+            ``torch.distributed.ProcessGroup``, or ``"world"`` for all processes; None for this process alone. Each of
+            them must run each forward and backward pass, if need be with an empty batch. Evaluation needs none.
         device: of parameters and buffers.
         dtype: of parameters and buffers.
 
     Attributes:
         batch_moments: `Moments` of the last batch that was normalized with its own statistics: batch mean, variance
-            and range; None before the first.
+            and range, over all processes that share them; None before the first.
         num_batches_skipped: how many batches were kept out of the running statistics. Not part of the state_dict,
             whose keys are those of ``torch.nn.BatchNorm2d``.
 
@@ -72,8 +84,10 @@ class BatchNorm(_BatchNorm):
 
     """
 
+    _needs_running_stats: ClassVar[bool] = False
     batch_moments: Moments | None
     num_batches_skipped: Tensor
+    process_group: ProcessGroup
 
     def __init__(
         self,
@@ -85,48 +99,111 @@ class BatchNorm(_BatchNorm):
         *,
         activation: Activation | None = None,
         negative_slope: float = 0.01,
+        process_group: ProcessGroup = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        _check_arguments(num_features, eps, momentum)
+        _check_arguments(type(self).__name__, num_features, eps, momentum, process_group)
         activation_slope(activation, negative_slope)
+        if self._needs_running_stats and not track_running_stats:
+            raise ConfigError(
+                f"{type(self).__name__}: expected track_running_stats=True, got {track_running_stats!r}: it normalizes "
+                "with them. Use BatchNorm to normalize with those of the batch."
+            )
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
         self.activation = activation
         self.negative_slope = negative_slope
+        self.process_group = process_group
         self.batch_moments = None
+        self._pending: list[tuple[Moments, BySite]] | None = (
+            None  # within `accumulate`: what waits for the end of the step
+        )
         skipped = torch.zeros((), dtype=torch.int64, device=device)
         self.register_buffer("num_batches_skipped", skipped, persistent=False)
 
     def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalize; `mask` is boolean, True on values that count, of the input's shape with or without channels."""
         self._check_input_dim(input)
-        if not self.training and self.running_mean is not None:
-            return self._normalize_with_running_statistics(input)
-        moments = Moments.of(input, mask=mask)
-        self._check_count(input, moments, mask)
-        if self.training and self.track_running_stats and input.numel() > 0:
-            self._update_running_statistics(moments)
+        if not self._uses_batch:
+            return self._normalize_with_running_statistics(input, mask)
+        moments = self._measure(input, mask)
+        y = self._normalize(input, moments, mask)
+        self._track(moments)
+        return y
+
+    @property
+    def _uses_batch(self) -> bool:
+        """Whether the batch's own statistics normalize it: in training, and where there are no running ones."""
+        return self.training or self.running_mean is None
+
+    def _measure(self, x: Tensor, mask: Tensor | None) -> Moments:
+        """Take the statistics of a batch, over the processes that share them, and remember them."""
+        moments = self._shared(Moments.of(x, mask=mask))
+        self._check_count(x, moments, mask, known=self._group() is None)
         self.batch_moments = moments
+        return moments
+
+    def _shared(self, moments: Moments) -> Moments:
+        """Pool with the other processes, where there are any."""
+        group = self._group()
+        return moments if group is None else moments.all_reduce(group)
+
+    def _normalize(self, x: Tensor, moments: Moments, mask: Tensor | None) -> Tensor:
+        """Normalize with the batch's statistics."""
+        return self._normalize_by(x, moments, mask, self.weight, self.bias)
+
+    def _normalize_by(
+        self,
+        x: Tensor,
+        moments: Moments,
+        mask: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        by_range: bool = False,
+    ) -> Tensor:
         return normalize(
-            input,
+            x,
             moments,
-            self.weight,
-            self.bias,
+            weight,
+            bias,
             eps=self.eps,
             mask=mask,
             activation=self.activation,
             negative_slope=self.negative_slope,
+            by_range=by_range,
+            process_group=self._gradient_group(),
         )
 
-    def _normalize_with_running_statistics(self, x: Tensor) -> Tensor:
+    def _normalize_with_running_statistics(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        return self._normalize_with(x, mask, self.running_mean, self.running_var, self.weight, self.bias)
+
+    def _normalize_with(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        mean: Tensor,
+        var: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+    ) -> Tensor:
+        """Normalize with given statistics, through which no gradient flows."""
+        if mask is not None:  # NaN or infinity outside the mask must not reach the gradient of the weight
+            x = x.masked_fill(~(broadcast_mask(mask, x, 1) | x.isfinite()), 0)
         # In the type training computes in: torch's kernel refuses parameters of any other.
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        mean, var, weight, bias = (
-            None if vector is None else vector.to(dtype)
-            for vector in (self.running_mean, self.running_var, self.weight, self.bias)
+        weight, bias = (None if vector is None else vector.to(dtype) for vector in (weight, bias))
+        slope = activation_slope(self.activation, self.negative_slope)
+        values = x.to(dtype) if slope else x  # in half precision the slope itself would be rounded
+        y = torch.nn.functional.batch_norm(
+            values, mean.to(dtype), var.to(dtype), weight, bias, training=False, eps=self.eps
         )
-        y = torch.nn.functional.batch_norm(x, mean, var, weight, bias, training=False, eps=self.eps)
-        return kernels.activate_(y, activation_slope(self.activation, self.negative_slope))
+        return kernels.activate_(y, slope).to(x.dtype)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave to a copy what belongs to it: not the batches that wait for the end of a step."""
+        return {**self.__dict__, "_pending": None}
 
     def reset_running_stats(self) -> None:
         """Forget the running statistics and how many batches were tracked and skipped."""
@@ -134,25 +211,76 @@ class BatchNorm(_BatchNorm):
         if hasattr(self, "num_batches_skipped"):  # not yet where torch's constructor calls this
             self.num_batches_skipped.zero_()
 
+    def _track(self, moments: Moments, sites: BySite | None = None) -> None:
+        """Let the running statistics know of a batch: now, or where micro-batches are accumulated, later."""
+        if not self.training or not self.track_running_stats or repeating_forward():
+            return
+        if self._pending is None:
+            self._commit(moments, sites or {})
+        else:
+            self._pending.append((moments, sites or {}))
+
+    @property
+    def accumulating(self) -> bool:
+        """Whether batches wait for the end of a step, within `mednorm.accumulate`, which calls the next three."""
+        return self._pending is not None
+
+    def begin_accumulation(self) -> None:
+        """Let batches wait from now on."""
+        self._pending = []
+
+    def commit_accumulated(self) -> None:
+        """Move the running statistics by all batches that wait, as if they were one."""
+        waiting, self._pending = self._pending, []
+        if waiting:
+            sites = {site for _, parts in waiting for site in parts}
+            pooled = {site: self._pool([parts[site] for _, parts in waiting if site in parts]) for site in sites}
+            self._commit(self._pool([moments for moments, _ in waiting]), pooled)
+
+    def end_accumulation(self) -> None:
+        """Discard what still waits, and let batches move the statistics at once again."""
+        self._pending = None
+
+    def _pool(self, batches: list[Moments]) -> Moments:
+        """Pool micro-batches."""
+        return Moments.pool(batches)
+
     @torch.no_grad()
-    def _update_running_statistics(self, moments: Moments) -> None:
+    def _commit(self, moments: Moments, sites: BySite) -> None:
         """Move the running statistics towards the batch's, without a branch on the data, so that it compiles."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
-        weight: Tensor | float
-        if self.momentum is None:
-            weight = (self.num_batches_tracked + 1).to(moments.mean.dtype).reciprocal()
-        else:
-            weight = self.momentum
-        # In the buffers' own type: a variance that float32 holds may be infinite in float16.
-        mean = ((1 - weight) * self.running_mean + weight * moments.mean).to(self.running_mean.dtype)
-        var = ((1 - weight) * self.running_var + weight * moments.unbiased_variance).to(self.running_var.dtype)
-        finite = moments.finite & mean.isfinite().all() & var.isfinite().all()
-        self.running_mean.copy_(torch.where(finite, mean, self.running_mean))
-        self.running_var.copy_(torch.where(finite, var, self.running_var))
-        self.num_batches_tracked += finite
-        self.num_batches_skipped += ~finite
+        some = (moments.count > 0).all()
+        batch = self._centre(moments), self._spread(moments)
+        weight = self._weight_of_new(self.num_batches_tracked, moments.mean.dtype)
+        moved = move((self.running_mean, self.running_var), batch, weight, some & moments.finite)
+        self.num_batches_tracked += moved
+        self.num_batches_skipped += some & ~moved
+
+    def _centre(self, moments: Moments) -> Tensor:
+        """Return what the running mean moves towards."""
+        return moments.mean
+
+    def _spread(self, moments: Moments) -> Tensor:
+        """Return what the running variance moves towards."""
+        return moments.unbiased_variance
+
+    def _weight_of_new(self, tracked: Tensor, dtype: torch.dtype) -> Tensor | float:
+        """Return the weight of a new batch, `tracked` batches having come before it."""
+        return (tracked + 1).to(dtype).reciprocal() if self.momentum is None else self.momentum
+
+    def _group(self) -> dist.ProcessGroup | None:
+        """Return the processes to share statistics with; None where there are no others."""
+        group = self.process_group
+        if group is None or not dist.is_initialized():
+            return None
+        found = dist.group.WORLD if group == "world" else group
+        return found if dist.get_world_size(found) > 1 else None
+
+    def _gradient_group(self) -> dist.ProcessGroup | None:
+        """Return the processes over which the backward pass adds up: those that share the statistics."""
+        return self._group()
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2 or input.shape[1] != self.num_features:
@@ -166,11 +294,10 @@ class BatchNorm(_BatchNorm):
         if not input.is_floating_point():
             raise ShapeError(f"{self._who}: expected floating-point values, got {input.dtype}. Pass `x.float()`.")
 
-    def _check_count(self, x: Tensor, moments: Moments, mask: Tensor | None) -> None:
-        if x.numel() == 0:
-            return
-        count = x.numel() // self.num_features if mask is None else int(moments.count.min())
-        if count < 2:
+    def _check_count(self, x: Tensor, moments: Moments, mask: Tensor | None, known: bool = True) -> None:
+        """Refuse a single value per channel; `known`: without a mask, the shape says how many there are."""
+        count = x.numel() // self.num_features if mask is None and known else int(moments.count.min())
+        if count < 2 and not (x.numel() == 0 and count == 0):
             kept = "" if mask is None else " that the mask keeps"
             raise ShapeError(
                 f"{self._who}: expected at least 2 values per channel{kept} to take statistics of, got {count} "
@@ -183,18 +310,51 @@ class BatchNorm(_BatchNorm):
         return f"{type(self).__name__}(num_features={self.num_features})"
 
     def extra_repr(self) -> str:
-        """Add the activation to what torch prints."""
+        """Add to what torch prints what differs from the defaults."""
         shown: str = super().extra_repr()  # type: ignore[no-untyped-call]
-        return shown + (f", activation={self.activation!r}" if self.activation else "")
+        shown += f", activation={self.activation!r}" if self.activation else ""
+        return shown + (f", process_group={self.process_group!r}" if self.process_group is not None else "")
 
 
-def _check_arguments(num_features: int, eps: float, momentum: float | None) -> None:
+@torch.no_grad()
+def move(
+    running: tuple[Tensor, Tensor], batch: tuple[Tensor, Tensor], weight: Tensor | float, allowed: Tensor
+) -> Tensor:
+    """Move running mean and variance towards a batch's, all channels or none; return whether they moved.
+
+    Args:
+        running: the two buffers, written to.
+        batch: the two values.
+        weight: of the batch's.
+        allowed: False keeps them where they are; so does a result that is no number.
+
+    """
+    # In the buffers' own type: a variance that float32 holds may be infinite in float16.
+    new = [((1 - weight) * old + weight * value).to(old.dtype) for old, value in zip(running, batch, strict=True)]
+    moved = allowed & new[0].isfinite().all() & new[1].isfinite().all()
+    for buffer, value in zip(running, new, strict=True):
+        buffer.copy_(torch.where(moved, value, buffer))
+    return moved
+
+
+def repeating_forward() -> bool:
+    """Tell whether this forward pass runs inside a backward pass: activation checkpointing repeats the first one."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+def _check_arguments(
+    who: str, num_features: int, eps: float, momentum: float | None, process_group: ProcessGroup
+) -> None:
     if not isinstance(num_features, Integral) or num_features < 1:
-        raise ConfigError(f"BatchNorm: expected num_features to be a whole number of at least 1, got {num_features!r}.")
+        raise ConfigError(f"{who}: expected num_features to be a whole number of at least 1, got {num_features!r}.")
     if not 0 <= eps < math.inf:
-        raise ConfigError(f"BatchNorm: expected eps of at least 0 and finite, got {eps!r}. The usual value is 1e-5.")
+        raise ConfigError(f"{who}: expected eps of at least 0 and finite, got {eps!r}. The usual value is 1e-5.")
     if momentum is not None and not 0 <= momentum <= 1:
         raise ConfigError(
-            f"BatchNorm: expected momentum in [0, 1] or None, got {momentum!r}. It is the weight of the new batch: "
+            f"{who}: expected momentum in [0, 1] or None, got {momentum!r}. It is the weight of the new batch: "
             "Keras's 0.99 is 0.01 here."
+        )
+    if isinstance(process_group, str) and process_group != "world":
+        raise ConfigError(
+            f"{who}: expected process_group to be a ProcessGroup, 'world' or None, got {process_group!r}."
         )

@@ -1,0 +1,312 @@
+"""Batch normalization with the statistics of each site, and the context that says where samples come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mednorm.errors import ConfigError, ShapeError
+from mednorm.functional import Activation
+from mednorm.layers.batch import BatchNorm, BySite, ProcessGroup, move, repeating_forward
+from mednorm.moments import Moments, broadcast_mask
+
+Site = str | int | None
+Apply = Callable[[Tensor, Tensor | None, int | None], Tensor]
+
+
+class DomainBatchNorm(BatchNorm):
+    r"""Normalize the samples of each site with that site's own statistics, in training and in evaluation.
+
+    .. math:: y_i = \operatorname{act}\!\left(\gamma\,\frac{x_i-\mu_{s(i)}}{\sqrt{\sigma^2_{s(i)}+\epsilon}}
+              + \beta\right)
+
+    with s(i) the site (hospital, scanner, protocol) of sample i, said by `mednorm.domain`:
+
+    - training: :math:`\mu_s,\sigma^2_s` are those of the batch's samples of site s, and move that site's running
+      statistics; the batch as a whole moves the pooled ones, ``running_mean`` and ``running_var``.
+    - evaluation: the running statistics of the sample's site. A site that is not among `domains`, or of which no batch
+      was seen, gets the pooled statistics.
+    - samples of unknown sites are one group in training, which moves the pooled statistics alone. Where nobody says
+      where samples come from, all are: then the layer is `BatchNorm`.
+
+    So a difference in gain or contrast between sites is taken out at each layer, and γ, β and all other weights are
+    learned from every site together. With `domain_affine`, γ and β are each site's own too.
+
+    Args:
+        num_features: as the arguments up to `process_group`, and device and dtype, see `BatchNorm`.
+        eps: added to the variance.
+        momentum: weight of the new value; None for the plain average over the batches of a site.
+        affine: learn :math:`\gamma` and :math:`\beta`.
+        track_running_stats: must be True.
+        activation: applied in the same operation.
+        negative_slope: slope of ``"leaky_relu"`` below 0.
+        process_group: take the statistics of each site over all these processes.
+        domains: names of the sites, or how many there are.
+        domain_affine: :math:`\gamma,\beta` for every site; those of samples of unknown sites stay ``weight``, ``bias``.
+        device: of parameters and buffers.
+        dtype: of parameters and buffers.
+
+    Attributes:
+        domain_mean: running mean of each site, ``(D, C)``; so `domain_var`; and `domain_batches`, ``(D,)``, the number
+            of batches with samples of the site. All in the state_dict.
+
+    Shape:
+        Input and output ``(N, C, *)``.
+
+    Raises:
+        ConfigError: an argument is out of its range.
+        ShapeError: as `BatchNorm`, for the samples of every site in a training batch; or the number of samples is not
+            that of the sites said.
+
+    Example:
+        >>> import torch
+        >>> layer = DomainBatchNorm(1, domains=["Basel", "Lund"])
+        >>> x = torch.randn(8, 1, 32, 32) + torch.tensor([0.0, 50.0]).repeat(4).view(8, 1, 1, 1)
+        >>> with domain(layer, ["Basel", "Lund"] * 4):
+        ...     y = layer(x)
+        >>> [round(each.mean().item(), 3) + 0.0 for each in (y[::2], y[1::2])]
+        [0.0, 0.0]
+
+    Note:
+        It removes whatever differs between sites, also what should not go: where one hospital sends the sick and the
+        other the healthy, the difference between them is partly the disease. A site seen in few images has poor
+        statistics; one never seen is served by the pooled ones, as by `BatchNorm`. Where activation checkpointing
+        repeats a forward pass, it remembers the sites of the last one.
+
+    Reference:
+        Chang et al. (2019), "Domain-Specific Batch Normalization for Unsupervised Domain Adaptation"; Li et al. (2021),
+        "FedBN"; Karani et al. (2018), "A Lifelong Learning Approach to Brain MR Segmentation Across Scanners and
+        Protocols".
+
+    """
+
+    _needs_running_stats = True
+    domain_mean: Tensor
+    domain_var: Tensor
+    domain_batches: Tensor
+    domain_weight: nn.Parameter | None
+    domain_bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        activation: Activation | None = None,
+        negative_slope: float = 0.01,
+        process_group: ProcessGroup = None,
+        domains: int | Sequence[str],
+        domain_affine: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        names = _names(domains)
+        if domain_affine and not affine:
+            raise ConfigError(f"DomainBatchNorm: expected affine=True with domain_affine=True, got {affine!r}.")
+        super().__init__(
+            num_features,
+            eps,
+            momentum,
+            affine,
+            track_running_stats,
+            activation=activation,
+            negative_slope=negative_slope,
+            process_group=process_group,
+            device=device,
+            dtype=dtype,
+        )
+        self.domains = names
+        self.domain_affine = domain_affine
+        self.sites: tuple[Site, ...] | None = None  # of the samples of the next batch; `domain` sets it
+        self._last_sites: tuple[Site, ...] | None = None
+        shape = (len(names), num_features)
+        self.register_buffer("domain_mean", torch.zeros(shape, device=device, dtype=dtype))
+        self.register_buffer("domain_var", torch.ones(shape, device=device, dtype=dtype))
+        self.register_buffer("domain_batches", torch.zeros(len(names), device=device, dtype=torch.int64))
+        for name, start in (("domain_weight", torch.ones), ("domain_bias", torch.zeros)):
+            values = nn.Parameter(start(shape, device=device, dtype=dtype)) if domain_affine else None
+            self.register_parameter(name, values)
+
+    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalize; `mask` is boolean, True on values that count, of the input's shape with or without channels."""
+        sites = self._last_sites if repeating_forward() else self.sites
+        self._last_sites = sites
+        if sites is None and self._group() is None:
+            return super().forward(input, mask)
+        self._check_input_dim(input)
+        groups = self._groups(len(input), sites)
+        if not self._uses_batch:
+            return self._by_site(input, mask, groups, self._evaluate_site)
+        measured: dict[int | None, Moments] = {}
+
+        def normalize_site(x: Tensor, kept: Tensor | None, site: int | None) -> Tensor:
+            measured[site] = self._measure(x, kept)
+            return self._normalize_by(x, measured[site], kept, *self._affine(site))
+
+        y = self._by_site(input, mask, groups, normalize_site)
+        self.batch_moments = Moments.pool(measured.values())
+        self._track(self.batch_moments, {site: each for site, each in measured.items() if site is not None})
+        return y
+
+    def _by_site(self, x: Tensor, mask: Tensor | None, groups: Mapping[int | None, list[int]], apply: Apply) -> Tensor:
+        """Apply something to the samples of each site, and put them in their places again."""
+        full = None if mask is None else broadcast_mask(mask, x, 1)
+        if len(groups) == 1:
+            return apply(x, full, next(iter(groups)))
+        parts, order = [], [place for places in groups.values() for place in places]
+        for site, places in groups.items():
+            index = torch.tensor(places, dtype=torch.int64, device=x.device)
+            parts.append(apply(x[index], None if full is None else full[index], site))
+        back = torch.tensor(order, dtype=torch.int64, device=x.device).argsort()
+        return torch.cat(parts)[back]
+
+    def _evaluate_site(self, x: Tensor, mask: Tensor | None, site: int | None) -> Tensor:
+        if site is None:
+            return self._normalize_with_running_statistics(x, mask)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        seen = self.domain_batches[site] > 0
+        mean = torch.where(seen, self.domain_mean[site], self.running_mean)
+        var = torch.where(seen, self.domain_var[site], self.running_var)
+        return self._normalize_with(x, mask, mean, var, *self._affine(site))
+
+    def _affine(self, site: int | None) -> tuple[Tensor | None, Tensor | None]:
+        if site is None or self.domain_weight is None or self.domain_bias is None:
+            return self.weight, self.bias
+        return self.domain_weight[site], self.domain_bias[site]
+
+    @torch.no_grad()
+    def _commit(self, moments: Moments, sites: BySite) -> None:
+        """Move the pooled statistics and each site's, or none where any of them is no number."""
+        super()._commit(moments, sites)
+        for site, each in sites.items():
+            weight = self._weight_of_new(self.domain_batches[site], each.mean.dtype)
+            running = self.domain_mean[site], self.domain_var[site]
+            allowed = (each.count > 0).all() & moments.finite
+            self.domain_batches[site] += move(running, (each.mean, each.unbiased_variance), weight, allowed)
+
+    def _groups(self, samples: int, sites: Sequence[Site] | None) -> dict[int | None, list[int]]:
+        """Return the samples of each site there is, None for unknown ones; of every site where processes share them."""
+        sites = [None] * samples if sites is None else sites
+        if len(sites) != samples:
+            raise ShapeError(
+                f"{self._who}: expected one site a sample, got {len(sites)} sites for {samples} samples. Pass "
+                "mednorm.domain the sites of this batch."
+            )
+        groups: dict[int | None, list[int]] = {}
+        if self._group() is not None:  # each of them must run each reduction
+            groups = {site: [] for site in (*range(len(self.domains)), None)}
+        for place, site in enumerate(sites):
+            groups.setdefault(self._number(site), []).append(place)
+        return dict(sorted(groups.items(), key=lambda item: len(self.domains) if item[0] is None else item[0])) or {
+            None: []
+        }
+
+    def _number(self, site: Site) -> int | None:
+        if isinstance(site, str):
+            return self.domains.index(site) if site in self.domains else None
+        if site is None or site == -1:
+            return None
+        if not 0 <= site < len(self.domains):
+            raise ConfigError(
+                f"{self._who}: expected the number of a site in 0 … {len(self.domains) - 1}, or -1 for an unknown one, "
+                f"got {site!r}."
+            )
+        return site
+
+    def reset_running_stats(self) -> None:
+        """Forget the running statistics of all and of each site."""
+        super().reset_running_stats()
+        if hasattr(self, "domain_mean"):  # not yet where torch's constructor calls this
+            self.domain_mean.zero_()
+            self.domain_var.fill_(1)
+            self.domain_batches.zero_()
+
+    def extra_repr(self) -> str:
+        """Add the sites."""
+        own = f"domains={list(self.domains)}, domain_affine={self.domain_affine}"
+        return f"{super().extra_repr()}, {own}"
+
+
+@contextmanager
+def domain(network: nn.Module, ids: Any, *, key: str = "site") -> Iterator[None]:
+    """Say which site each sample of the batches inside comes from, to every `DomainBatchNorm` of a network.
+
+    Args:
+        network: any network, or one layer.
+        ids: one site a sample: names, numbers (-1 or None for an unknown site), or a tensor of numbers. Or a batch as
+            a dictionary, whose `key` holds them; or whose images are MONAI's, with `key` in their metadata.
+        key: where a batch has its sites.
+
+    Raises:
+        ConfigError: the network has no such layer, the batch no such key, or a site is neither name nor number.
+
+    Example:
+        >>> import torch
+        >>> from mednorm import DomainBatchNorm
+        >>> network = nn.Sequential(nn.Conv2d(1, 4, 3), DomainBatchNorm(4, domains=2))
+        >>> batch = {"image": torch.randn(4, 1, 8, 8), "site": torch.tensor([0, 1, 1, -1])}
+        >>> with domain(network.eval(), batch):
+        ...     y = network(batch["image"])
+
+    """
+    layers = [module for module in network.modules() if isinstance(module, DomainBatchNorm)]
+    if not layers:
+        raise ConfigError(
+            f"domain: expected a network with a DomainBatchNorm, got none in {type(network).__name__}. Make them with "
+            "mednorm.convert(network, to='domain', domains=[…])."
+        )
+    sites = _sites(ids, key)
+    before = [layer.sites for layer in layers]
+    try:
+        for layer in layers:
+            layer.sites = sites
+        yield
+    finally:
+        for layer, old in zip(layers, before, strict=True):
+            layer.sites = old
+
+
+def _sites(ids: Any, key: str) -> tuple[Site, ...]:
+    found = _of_batch(ids, key) if isinstance(ids, Mapping) else ids
+    meta = getattr(found, "meta", None) or {}  # of MONAI's tensors
+    found = meta.get(key, found)
+    if isinstance(found, str):
+        raise ConfigError(f"domain: expected one site a sample, got the text {found!r}. Pass a list: [{found!r}, …].")
+    values = found.tolist() if hasattr(found, "tolist") else list(found)
+    values = values if isinstance(values, list) else [values]
+    for value in values:
+        known = value is None or isinstance(value, str | Integral)
+        if not known or isinstance(value, bool):
+            raise ConfigError(f"domain: expected names or whole numbers of sites, got {value!r}.")
+    return tuple(values)
+
+
+def _of_batch(batch: Mapping[str, Any], key: str) -> Any:
+    if key in batch:
+        return batch[key]
+    for value in batch.values():
+        if key in (getattr(value, "meta", None) or {}):
+            return value.meta[key]
+    raise ConfigError(f"domain: expected {key!r} in the batch or in the metadata of its images, got {list(batch)}.")
+
+
+def _names(domains: int | Sequence[str]) -> tuple[str, ...]:
+    if isinstance(domains, int) and not isinstance(domains, bool) and domains > 0:
+        return tuple(str(number) for number in range(domains))
+    several = isinstance(domains, Sequence) and not isinstance(domains, str)
+    if isinstance(domains, int) or not several or not domains or not all(isinstance(name, str) for name in domains):
+        raise ConfigError(
+            f"DomainBatchNorm: expected domains to be the names of sites, or their number, got {domains!r}."
+        )
+    if len(set(domains)) < len(domains):
+        raise ConfigError(f"DomainBatchNorm: expected each site once in domains, got {list(domains)}.")
+    return tuple(domains)

@@ -1,0 +1,129 @@
+"""Batch normalization with the statistics of small parts of a large batch."""
+
+from __future__ import annotations
+
+from numbers import Integral
+
+import torch
+from torch import Tensor
+
+from mednorm.errors import ConfigError
+from mednorm.functional import Activation
+from mednorm.layers.batch import BatchNorm, ProcessGroup
+from mednorm.moments import Moments, broadcast_mask
+
+
+class GhostBatchNorm(BatchNorm):
+    r"""Normalize each part of `ghost_size` images of a batch ("ghost") with its own statistics.
+
+    .. math:: y_i = \operatorname{act}\!\left(\gamma\,\frac{x_i-\mu_{g(i)}}{\sqrt{\sigma^2_{g(i)}+\epsilon}}
+              + \beta\right), \qquad g(i) = \lfloor i / \text{ghost\_size} \rfloor
+
+    A large batch then keeps the noise of small ones, which regularizes. The last ghost takes what is left; should that
+    be a single value per channel, it joins the ghost before it.
+
+    The running statistics move once a batch, by the moments of all ghosts pooled, which are those of the whole batch:
+    so they hold the spread *between* ghosts too, and are those of `BatchNorm`. In evaluation the layer is `BatchNorm`.
+
+    Args:
+        num_features: as the arguments up to `negative_slope`, and device and dtype, see `BatchNorm`.
+        eps: added to the variance.
+        momentum: weight of the new value.
+        affine: learn :math:`\gamma` and :math:`\beta`.
+        track_running_stats: keep running statistics.
+        activation: applied in the same operation.
+        negative_slope: slope of ``"leaky_relu"`` below 0.
+        process_group: let the running statistics move by the ghosts of all these processes; a ghost never spans two.
+        ghost_size: images whose statistics are taken together, at least 1.
+        device: of parameters and buffers.
+        dtype: of parameters and buffers.
+
+    Shape:
+        Input and output ``(N, C, *)``.
+
+    Raises:
+        ConfigError: an argument is out of its range.
+        ShapeError: as `BatchNorm`, for every ghost.
+
+    Example:
+        >>> import torch
+        >>> layer = GhostBatchNorm(3, ghost_size=4)
+        >>> y = layer(torch.randn(10, 3, 8, 8) + torch.arange(10).view(10, 1, 1, 1))
+        >>> [round(ghost.mean().item(), 3) + 0.0 for ghost in y.split(4)]
+        [0.0, 0.0, 0.0]
+
+    Note:
+        It makes statistics noisier on purpose, so it is no remedy where batches are small already. It shows what a
+        network would meet at `ghost_size` images a device, on one device.
+
+    Reference:
+        Hoffer, Hubara & Soudry (2017), "Train longer, generalize better", Algorithm 1. There the running statistics
+        move once a ghost and by the variance within ghosts alone.
+
+    """
+
+    ghost_size: int
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        activation: Activation | None = None,
+        negative_slope: float = 0.01,
+        process_group: ProcessGroup = None,
+        ghost_size: int = 16,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if not isinstance(ghost_size, Integral) or isinstance(ghost_size, bool) or ghost_size < 1:
+            raise ConfigError(
+                f"GhostBatchNorm: expected ghost_size to be a whole number of at least 1, got {ghost_size!r}."
+            )
+        super().__init__(
+            num_features,
+            eps,
+            momentum,
+            affine,
+            track_running_stats,
+            activation=activation,
+            negative_slope=negative_slope,
+            process_group=process_group,
+            device=device,
+            dtype=dtype,
+        )
+        self.ghost_size = ghost_size
+
+    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalize; `mask` is boolean, True on values that count, of the input's shape with or without channels."""
+        if not self._uses_batch:
+            return super().forward(input, mask)
+        self._check_input_dim(input)
+        sizes = self._sizes(input)
+        masks = [None] * len(sizes) if mask is None else broadcast_mask(mask, input, 1).split(sizes)
+        ghosts = list(zip(input.split(sizes), masks, strict=True))
+        measured = [Moments.of(ghost, mask=kept) for ghost, kept in ghosts]
+        for (ghost, kept), moments in zip(ghosts, measured, strict=True):
+            self._check_count(ghost, moments, kept)
+        parts = [self._normalize(ghost, moments, kept) for (ghost, kept), moments in zip(ghosts, measured, strict=True)]
+        self.batch_moments = self._shared(Moments.pool(measured))
+        self._track(self.batch_moments)
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _sizes(self, x: Tensor) -> list[int]:
+        """Return how many images each ghost has."""
+        images, size = len(x), self.ghost_size
+        sizes = [size] * (images // size) + ([images % size] if images % size else [])
+        if len(sizes) > 1 and sizes[-1] * x[0, 0].numel() == 1:
+            sizes[-2:] = [sizes[-2] + 1]
+        return sizes or [0]
+
+    def extra_repr(self) -> str:
+        """Add the size of a ghost."""
+        return f"{super().extra_repr()}, ghost_size={self.ghost_size}"
+
+    def _gradient_group(self) -> None:
+        """No gradient passes from one ghost to another."""

@@ -1,0 +1,230 @@
+"""Batch normalization by moving statistics in training too ("dynamic statistics")."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mednorm.errors import ConfigError
+from mednorm.functional import Activation
+from mednorm.layers.batch import BatchNorm, ProcessGroup, repeating_forward
+from mednorm.layers.projection import Project
+from mednorm.moments import Moments
+
+Centering = Literal["mean", "weights"]
+
+
+class MovingBatchNorm(BatchNorm):
+    r"""Normalize with moving statistics in training, and correct the gradient by moving averages of its own.
+
+    .. math:: y = \operatorname{act}(\gamma\,\hat x + \beta), \qquad \hat x = \frac{x-\mu}{\sigma}, \qquad
+              \sigma = \sqrt{r_{\sigma^2}+\epsilon}
+
+    with :math:`\mu = r_\mu` and :math:`r_{\sigma^2}` the running statistics after this batch moved them. So training is
+    evaluation, and a batch of one or two images no longer brings its own noise. With :math:`g` the gradient of
+    :math:`\hat x`, and averages (bars) over the last `window` backward passes,
+
+    .. math:: \partial x = \frac1\sigma\left(g - \bar B - (\hat x-\bar m)\,
+              \frac{\bar A - \bar B\bar m}{\bar c-\bar m^2+\epsilon/\sigma^2}\right), \qquad
+              B=E[g],\; A=E[g\hat x],\; m=E[\hat x],\; c=E[\hat x^2]
+
+    Where the statistics are those of the batch, m = 0 and the denominator is 1: the paper's correction, without which
+    the weights before the layer grow without bound. Where they are some steps old, it is the projection for the mean
+    and variance that :math:`\hat x` really has. γ and β learn by the gradient of this batch.
+
+    The running statistics move with weight :math:`m/(1-(1-m)^t)` at the t-th step, so that nothing is left of their
+    initial values, and every `refresh_every` steps alone: in between no statistics are taken. Evaluation is that of
+    `BatchNorm`.
+
+    ``centering="weights"`` is the paper's form: no mean is subtracted (the running mean stays 0), the running variance
+    is the mean *square*, and the weights of the convolution before the layer are to be centred
+    (`mednorm.centralize`). It saves the least stable of the statistics, and changes what the network computes.
+
+    Args:
+        num_features: as the arguments up to `process_group`, and device and dtype, see `BatchNorm`.
+        eps: added to the variance.
+        momentum: weight of the new value; None for the plain average.
+        affine: learn :math:`\gamma` and :math:`\beta`.
+        track_running_stats: must be True.
+        activation: applied in the same operation.
+        negative_slope: slope of ``"leaky_relu"`` below 0.
+        process_group: take the statistics, forward and backward, over all these processes.
+        refresh_every: training passes (within `mednorm.accumulate`: steps) from one move of the running statistics to
+            the next, at least 1.
+        window: backward passes whose means are averaged, at least 1. Where micro-batches are accumulated, each is one.
+        centering: ``"mean"`` or ``"weights"``.
+        device: of parameters and buffers.
+        dtype: of parameters and buffers.
+
+    Shape:
+        Input and output ``(N, C, *)``.
+
+    Raises:
+        ConfigError: an argument is out of its range.
+        ShapeError: as `BatchNorm`.
+        RuntimeError: second derivatives are asked for; the gradient is no derivative of the output.
+
+    Example:
+        >>> import torch
+        >>> layer = MovingBatchNorm(4)
+        >>> for batch in 5 + 2 * torch.randn(50, 1, 4, 16, 16):
+        ...     y = layer(batch)
+        >>> torch.equal(y, layer.eval()(batch))
+        True
+
+    Note:
+        The means of the backward passes are state outside the state_dict, whose keys are those of `BatchNorm`: a run
+        resumed from a checkpoint fills its window anew. With a gradient scaler, means from before a change of its
+        scale stay in the window for as long. A large `refresh_every` wants a small learning rate: the statistics must
+        not fall behind the weights. ``torch.compile`` makes a graph for each step between two refreshes, eight at most
+        by default. With a mask, the means are over the values that it keeps.
+
+    Reference:
+        Yan, Wan, Zhang, Zhang, Wei & Sun (2020), "Towards Stabilizing Batch Statistics in Backward Propagation of
+        Batch Normalization" (MABN), Sections 3.2 to 4. The denominator is ours; so is ``centering="mean"``.
+
+    """
+
+    _needs_running_stats = True
+    backward_means: Tensor
+    backward_passes: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        activation: Activation | None = None,
+        negative_slope: float = 0.01,
+        process_group: ProcessGroup = None,
+        refresh_every: int = 1,
+        window: int = 16,
+        centering: Centering = "mean",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        for name, value in (("refresh_every", refresh_every), ("window", window)):
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+                raise ConfigError(
+                    f"MovingBatchNorm: expected {name} to be a whole number of at least 1, got {value!r}."
+                )
+        if centering not in ("mean", "weights"):
+            raise ConfigError(f"MovingBatchNorm: expected centering to be 'mean' or 'weights', got {centering!r}.")
+        super().__init__(
+            num_features,
+            eps,
+            momentum,
+            affine,
+            track_running_stats,
+            activation=activation,
+            negative_slope=negative_slope,
+            process_group=process_group,
+            device=device,
+            dtype=dtype,
+        )
+        self.refresh_every = refresh_every
+        self.window = window
+        self.centering = centering
+        self._since_refresh = 0
+        self._step_begun = False
+        shape = (window, 4, num_features)
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        self.register_buffer("backward_means", torch.zeros(shape, device=device, dtype=wide), persistent=False)
+        passes = torch.zeros((), device=device, dtype=torch.int64)
+        self.register_buffer("backward_passes", passes, persistent=False)
+
+    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalize; `mask` is boolean, True on values that count, of the input's shape with or without channels."""
+        if not self.training or self.running_mean is None:
+            return super().forward(input, mask)
+        self._check_input_dim(input)
+        refresh = self._since_refresh == 0
+        moments = self._measure(input, mask) if refresh or self.accumulating else None
+        if not repeating_forward():
+            if refresh and moments is not None:
+                self._track(moments)
+            self._count_step()
+        mean, var = self._forward_statistics(input, moments if self.accumulating else None)
+        std = (var + self.eps).sqrt()
+        # In the type of the arithmetic: in half precision the gradient would be rounded on its way to the projection.
+        projected: Tensor = Project.apply(  # type: ignore[no-untyped-call]
+            input.to(mean.dtype),
+            mean,
+            std,
+            mask,
+            self.backward_means,
+            self.backward_passes,
+            self.eps,
+            self.centering == "mean",
+            self._group(),
+        )
+        return self._normalize_with(projected, mask, mean, var, self.weight, self.bias).to(input.dtype)
+
+    @torch.no_grad()
+    def _forward_statistics(self, x: Tensor, own: Moments | None) -> tuple[Tensor, Tensor]:
+        """Return the running statistics as they are now, in the type of the arithmetic.
+
+        Where micro-batches wait for the end of the very first step, the running statistics say nothing yet: then those
+        of the micro-batch, `own`.
+        """
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        mean, var = self.running_mean, self.running_var
+        if own is not None:
+            first = self.num_batches_tracked == 0
+            mean, var = torch.where(first, self._centre(own), mean), torch.where(first, self._spread(own), var)
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        return mean.to(dtype, copy=True), var.to(dtype, copy=True)
+
+    def _count_step(self) -> None:
+        """Count to the next refresh: forward passes, or where micro-batches accumulate, whole steps."""
+        if self.accumulating:
+            self._step_begun = True
+        elif self.refresh_every > 1:
+            self._since_refresh = (self._since_refresh + 1) % self.refresh_every
+
+    def commit_accumulated(self) -> None:
+        """Move the running statistics, where it is their turn, and count the step."""
+        super().commit_accumulated()
+        if self._step_begun:
+            self._since_refresh = (self._since_refresh + 1) % self.refresh_every
+        self._step_begun = False
+
+    def end_accumulation(self) -> None:
+        """Discard what still waits."""
+        super().end_accumulation()
+        self._step_begun = False
+
+    def _weight_of_new(self, tracked: Tensor, dtype: torch.dtype) -> Tensor | float:
+        if self.momentum is None or self.momentum == 0:
+            return super()._weight_of_new(tracked, dtype)
+        forgotten = torch.pow(torch.tensor(1 - self.momentum, dtype=dtype, device=tracked.device), tracked + 1)
+        return self.momentum / (1 - forgotten)
+
+    def _centre(self, moments: Moments) -> Tensor:
+        return moments.mean if self.centering == "mean" else torch.zeros_like(moments.mean)
+
+    def _spread(self, moments: Moments) -> Tensor:
+        if self.centering == "mean":
+            return moments.unbiased_variance
+        return moments.variance + moments.mean.square()
+
+    def reset_running_stats(self) -> None:
+        """Forget the running statistics and those of the backward passes."""
+        super().reset_running_stats()
+        self._since_refresh = 0
+        if hasattr(self, "backward_means"):  # not yet where torch's constructor calls this
+            self.backward_means.zero_()
+            self.backward_passes.zero_()
+
+    def extra_repr(self) -> str:
+        """Add what sets the layer apart."""
+        own = f"refresh_every={self.refresh_every}, window={self.window}, centering={self.centering!r}"
+        return f"{super().extra_repr()}, {own}"
