@@ -13,21 +13,89 @@ from mednorm._version import __version__ as __version__
 if TYPE_CHECKING:
     from mednorm.errors import MednormError as MednormError
     from mednorm.functional import normalize as normalize
+    from mednorm.layers.accumulation import accumulate as accumulate
     from mednorm.layers.batch import BatchNorm as BatchNorm
+    from mednorm.layers.domain import DomainBatchNorm as DomainBatchNorm
+    from mednorm.layers.domain import domain as domain
+    from mednorm.layers.frozen import FrozenBatchNorm as FrozenBatchNorm
+    from mednorm.layers.ghost import GhostBatchNorm as GhostBatchNorm
+    from mednorm.layers.moving import MovingBatchNorm as MovingBatchNorm
+    from mednorm.layers.range import RangeBatchNorm as RangeBatchNorm
+    from mednorm.layers.renorm import BatchRenorm as BatchRenorm
+    from mednorm.layers.renorm import set_total_steps as set_total_steps
+    from mednorm.lightning import AccumulateStatistics as AccumulateStatistics
+    from mednorm.lightning import FreezeStatistics as FreezeStatistics
     from mednorm.moments import Moments as Moments
-    from mednorm.surgery import PortReport as PortReport
-    from mednorm.surgery import port as port
+    from mednorm.surgery.centralize import centralize as centralize
+    from mednorm.surgery.conversion import ConversionReport as ConversionReport
+    from mednorm.surgery.convert import convert as convert
+    from mednorm.surgery.fold import fold as fold
+    from mednorm.surgery.fold_report import FoldReport as FoldReport
+    from mednorm.surgery.freeze import freeze as freeze
+    from mednorm.surgery.freeze import is_frozen as is_frozen
+    from mednorm.surgery.freeze import unfreeze as unfreeze
+    from mednorm.surgery.freezing import FreezeReport as FreezeReport
+    from mednorm.surgery.port import port as port
+    from mednorm.surgery.report import PortReport as PortReport
 
 _HOME = {
+    "AccumulateStatistics": "mednorm.lightning",
     "BatchNorm": "mednorm.layers",
+    "BatchRenorm": "mednorm.layers",
+    "ConversionReport": "mednorm.surgery",
+    "DomainBatchNorm": "mednorm.layers",
+    "FoldReport": "mednorm.surgery",
+    "FreezeReport": "mednorm.surgery",
+    "FreezeStatistics": "mednorm.lightning",
+    "FrozenBatchNorm": "mednorm.layers",
+    "GhostBatchNorm": "mednorm.layers",
     "MednormError": "mednorm.errors",
     "Moments": "mednorm.moments",
+    "MovingBatchNorm": "mednorm.layers",
     "PortReport": "mednorm.surgery",
+    "RangeBatchNorm": "mednorm.layers",
+    "accumulate": "mednorm.layers",
+    "centralize": "mednorm.surgery",
+    "convert": "mednorm.surgery",
+    "domain": "mednorm.layers",
+    "fold": "mednorm.surgery",
+    "freeze": "mednorm.surgery",
+    "is_frozen": "mednorm.surgery",
     "normalize": "mednorm.functional",
     "port": "mednorm.surgery",
+    "set_total_steps": "mednorm.layers",
+    "unfreeze": "mednorm.surgery",
 }
 
-__all__ = ["BatchNorm", "MednormError", "Moments", "PortReport", "__version__", "normalize", "port"]
+__all__ = [
+    "AccumulateStatistics",
+    "BatchNorm",
+    "BatchRenorm",
+    "ConversionReport",
+    "DomainBatchNorm",
+    "FoldReport",
+    "FreezeReport",
+    "FreezeStatistics",
+    "FrozenBatchNorm",
+    "GhostBatchNorm",
+    "MednormError",
+    "Moments",
+    "MovingBatchNorm",
+    "PortReport",
+    "RangeBatchNorm",
+    "__version__",
+    "accumulate",
+    "centralize",
+    "convert",
+    "domain",
+    "fold",
+    "freeze",
+    "is_frozen",
+    "normalize",
+    "port",
+    "set_total_steps",
+    "unfreeze",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -38,6 +38,7 @@ RANKS = {
     "examine": 7,
     "advise": 7,
     "export": 7,
+    "lightning": 7,
     "data": 8,
     "tasks": 8,
     "training": 8,

@@ -1,0 +1,130 @@
+"""Lightning callbacks: statistics that move once an optimizer step, and statistics that stand still."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any
+
+from mednorm.errors import ConfigError, MissingExtraError
+from mednorm.layers import accumulate
+from mednorm.surgery.freeze import freeze, unfreeze
+from mednorm.surgery.where import Where
+
+try:
+    import lightning.pytorch as pl
+    from lightning.pytorch.callbacks import Callback
+except ModuleNotFoundError:
+    raise MissingExtraError('lightning: not installed. Run: pip install "mednorm[study]"') from None
+
+
+class AccumulateStatistics(Callback):
+    """Move running statistics once an optimizer step, by all micro-batches of ``accumulate_grad_batches`` together.
+
+    The callback for `mednorm.accumulate`: each micro-batch is normalized by its own statistics, and their pooled ones
+    move the running statistics when the optimizer has stepped. Validation in the middle of a step sees the running
+    statistics of the steps before it, as it sees their weights. Micro-batches that no step has used when training ends
+    or fails are dropped.
+
+    Raises:
+        ConfigError: when training starts, on a network without mednorm's layers or with PyTorch's own batch
+            normalization; see `mednorm.convert`.
+
+    Example:
+        >>> import lightning.pytorch as pl
+        >>> trainer = pl.Trainer(
+        ...     accumulate_grad_batches=4, callbacks=[AccumulateStatistics()], logger=False,
+        ...     enable_checkpointing=False, accelerator="cpu",
+        ... )
+
+    """
+
+    def __init__(self) -> None:
+        self._accumulation: accumulate | None = None
+        self._steps = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let batches wait from now on."""
+        self._steps = trainer.global_step
+        self._accumulation = accumulate(pl_module).__enter__()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the statistics if the optimizer stepped."""
+        if self._accumulation is not None and trainer.global_step != self._steps:
+            self._accumulation.commit()
+            self._steps = trainer.global_step
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Drop what no step has used."""
+        self._close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Drop what no step has used."""
+        self._close()
+
+    def _close(self) -> None:
+        for layer in self._accumulation.layers if self._accumulation is not None else []:
+            layer.end_accumulation()
+        self._accumulation = None
+
+
+class FreezeStatistics(Callback):
+    """Freeze batch normalization from an epoch on, for the rest of the training; see `mednorm.freeze`.
+
+    From epoch 0 it keeps a pretrained network's statistics while it is fine-tuned. From a late one, the last epochs
+    train on the very statistics that evaluation will use. When training ends, or fails, what this callback froze is
+    let go again.
+
+    Args:
+        from_epoch: the first epoch with frozen layers, counted from 0.
+        statistics: hold the running statistics.
+        affine: hold γ and β too.
+        where: which layers; a pattern such as ``"encoder.*"``, several, or a function of name and module.
+
+    Raises:
+        ConfigError: `from_epoch` is no whole number of at least 0; when the epoch comes, there is nothing to freeze.
+
+    Example:
+        >>> import lightning.pytorch as pl
+        >>> trainer = pl.Trainer(
+        ...     max_epochs=20, callbacks=[FreezeStatistics(from_epoch=15)], logger=False, enable_checkpointing=False,
+        ...     accelerator="cpu",
+        ... )
+
+    """
+
+    def __init__(
+        self, from_epoch: int = 0, statistics: bool = True, affine: bool = False, where: Where | None = None
+    ) -> None:
+        if not isinstance(from_epoch, Integral) or isinstance(from_epoch, bool) or from_epoch < 0:
+            raise ConfigError(
+                f"FreezeStatistics: expected from_epoch to be a whole number of at least 0, got {from_epoch!r}."
+            )
+        self.from_epoch: int = from_epoch
+        self.statistics: bool = statistics
+        self.affine: bool = affine
+        self.where: Where | None = where
+        self._frozen: tuple[str, ...] = ()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Freeze when the epoch has come; in a resumed training, when it had."""
+        if self._frozen or trainer.current_epoch < self.from_epoch:
+            return
+        report = freeze(pl_module, self.statistics, self.affine, where=self.where)
+        if not report.layers:
+            raise ConfigError(f"FreezeStatistics: expected batch normalization to freeze, got none. {report}")
+        self._frozen = report.names
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let go."""
+        self._release(pl_module)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Let go."""
+        self._release(pl_module)
+
+    def _release(self, module: pl.LightningModule) -> None:
+        if self._frozen:
+            unfreeze(module, where=list(self._frozen))
+        self._frozen = ()
