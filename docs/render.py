@@ -7,12 +7,14 @@ A *part* fills the lines between `<!-- render: NAME -->` and `<!-- end -->`:
 | `quickstart` | examples/quickstart.py and what it prints |
 | `example NAME`, `snippet NAME` | examples/NAME.py, docs/snippets/NAME.py, and what it prints |
 | `tasks`, `presets`, `networks` | what the package knows, as tables |
-| `benchmark keras` | benchmarks/results/keras.json |
+| `benchmark keras`, `benchmark family` | benchmarks/results/keras.json, family.json |
+| `fine_tuning en` | benchmarks/results/fine_tuning.json |
 | `FILE table en` | every arm of docs/results/FILE.json |
 | `FILE facts en` | how the figures were made |
 | `FILE claims en`, `FILE claims en GROUP …` | every quantity that a claim of the article is measured by; GROUP is speed, overfitting, gradients, sizes or regularizers |
 | `FILE sizes en` | batch and group normalization at each batch size, in both modes of evaluation |
 | `FILE sites en` | every norm at each hospital |
+| `FILE family en` | every norm at each batch size, and its difference to batch normalization |
 | `FILE sentences`, `FILE headlines`, `FILE cautions` | the study's own sentences: all; of quality and whatever it could distinguish; what its numbers cannot carry |
 
 `zh` stands for `en` in Chinese pages. A *figure* stands inside a sentence, between `<!-- f: KEY -->` and `<!-- /f -->` on one
@@ -43,7 +45,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from rendering import benchmarks, claims, code, figures, tables
+from rendering import benchmarks, claims, code, family, figures, tables
 from rendering.source import RESULTS, ROOT, PartError, Source
 
 _TWINS = (
@@ -57,6 +59,7 @@ PAGES = (
     *(f"{page}{language}.md" for page in _TWINS for language in ("", ".zh-CN")),
     "docs/how-to/keras.md",
     "docs/how-to/own-network.md",
+    "docs/how-to/which-layer.md",
     "docs/reference/tasks.md",
     "docs/results/README.md",
 )
@@ -72,6 +75,7 @@ _BY_LANGUAGE: dict[str, Callable[..., str]] = {
     "claims": claims.claims,
     "sizes": claims.sizes,
     "sites": claims.sites,
+    "family": family.family,
 }
 _WHOLE = {"sentences": tables.sentences, "headlines": tables.headlines, "cautions": tables.cautions}
 _PROGRAMS = {"example": "examples", "snippet": "docs/snippets"}
@@ -92,6 +96,8 @@ def part(source: Source, name: str) -> str:
         return code.program(_PROGRAMS[first], rest[0])
     if name in _CODE:
         return _CODE[name]()
+    if first == "fine_tuning" and len(rest) == 1 and rest[0] in LANGUAGES:
+        return family.fine_tuning(rest[0])
     if first == "benchmark" and len(rest) == 1:
         return benchmarks.benchmark(rest[0])
     kind, *more = rest or [""]

@@ -22,5 +22,6 @@ def small_unet(spatial_dims, in_channels, out_channels, norm):
 
 if __name__ == "__main__":
     for norm in NORMS:
-        network = build_network("own_network:small_unet", Shape(1, (64, 64), 3), norm, kind="segmentation")
+        shape = Shape(channels=1, size=(64, 64), classes=3, sites=("A", "B"))
+        network = build_network("own_network:small_unet", shape, norm, kind="segmentation")
         print(f"{norm}: {sum(parameter.numel() for parameter in network.parameters()):,} parameters")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from rendering.source import ROOT, PartError
 from rendering.tables import markdown
@@ -19,9 +20,25 @@ def benchmark(name: str) -> str:
 
     """
     path = ROOT / "benchmarks" / "results" / f"{name}.json"
-    if name != "keras" or not path.exists():
-        raise PartError(f"{name}: expected keras, and benchmarks/results/keras.json.")
-    measured = json.loads(path.read_text(encoding="utf-8"))
+    shown = {"keras": _keras, "family": _family}
+    if name not in shown or not path.exists():
+        raise PartError(f"{name}: expected one of {', '.join(shown)}, and benchmarks/results/{name}.json.")
+    return shown[name](json.loads(path.read_text(encoding="utf-8")))
+
+
+def _family(measured: dict[str, Any]) -> str:
+    headers = ["layer", *("×".join(map(str, case["shape"])) for case in measured["cases"])]
+    times = [f"{case['milliseconds']['torch']['median']:.1f} ms" for case in measured["cases"]]
+    rows = [["`torch.nn.BatchNorm`", *times]]
+    for layer in measured["cases"][0]["ratio"]:
+        ratios = [case["ratio"][layer] for case in measured["cases"]]
+        cells = [f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]" for ratio in ratios]
+        rows.append([f"`{layer.split()[0]}`{_every(layer)}", *cells])
+    rounds = measured["cases"][0]["rounds"]
+    return markdown(headers, rows, left=1) + f"\n{_made(measured)}; medians [quartiles] of {rounds} rounds.\n"
+
+
+def _keras(measured: dict[str, Any]) -> str:
     layers = list(measured["cases"][0]["ratio"])
     headers = [
         "backend",
@@ -45,11 +62,14 @@ def benchmark(name: str) -> str:
                 *times,
             ]
         )
+    rounds = measured["cases"][0]["rounds"]
+    return markdown(headers, rows, left=3) + f"\n{_made(measured)}; medians [quartiles] of {rounds} rounds.\n"
+
+
+def _made(measured: dict[str, Any]) -> str:
     machine, versions = measured["machine"], measured["versions"]
     made = ", ".join(f"{package} {version}" for package, version in versions.items())
-    rounds = measured["cases"][0]["rounds"]
-    facts = f"{machine['model']}, {machine['threads']} threads; {made}; medians [quartiles] of {rounds} rounds."
-    return markdown(headers, rows, left=3) + f"\n{facts}\n"
+    return f"{machine['model']}, {machine['threads']} threads; {made}"
 
 
 def _every(layer: str) -> str:

@@ -9,9 +9,29 @@ Words = Mapping[str, str]
 NORMS: Mapping[str, Words] = {
     "none": {"en": "none", "zh": "不归一化"},
     "batch": {"en": "BN", "zh": "BN"},
+    "renorm": {"en": "renorm", "zh": "批重归一化"},
+    "ghost": {"en": "ghost BN", "zh": "幽灵批 BN"},
+    "moving": {"en": "moving BN", "zh": "移动统计 BN"},
+    "range": {"en": "range BN", "zh": "极差 BN"},
+    "domain": {"en": "BN by site", "zh": "按中心的 BN"},
+    "frozen": {"en": "frozen BN", "zh": "冻结 BN"},
     "group": {"en": "GN", "zh": "GN"},
     "instance": {"en": "IN", "zh": "IN"},
     "layer": {"en": "LN", "zh": "LN"},
+}
+FAMILY: Mapping[str, tuple[str, str, str]] = {
+    "en": ("norm", "{} at batch size {}", "− BN, paired by seed"),
+    "zh": ("归一化", "{}（批量大小 {}）", "减去 BN，按种子配对"),
+}
+FINE_TUNING: Mapping[str, tuple[str, ...]] = {
+    "en": ("batch size", "fine-tuned with", "Dice, new scanner", "gained", "Dice, old scanners", "gained"),
+    "zh": ("批量大小", "微调方式", "新扫描仪 Dice", "提升", "原扫描仪 Dice", "提升"),
+}
+ARMS: Mapping[str, Words] = {
+    "not fine-tuned": {"en": "not fine-tuned", "zh": "未微调"},
+    "moving statistics": {"en": "moving statistics", "zh": "统计量继续移动"},
+    "frozen statistics": {"en": "frozen statistics", "zh": "冻结统计量"},
+    "frozen statistics, γ and β": {"en": "frozen statistics, γ and β", "zh": "冻结统计量、γ 和 β"},
 }
 REGULARIZERS: Mapping[str, Words] = {
     "l1": {"en": "L1", "zh": "L1"},

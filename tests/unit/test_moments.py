@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from torch import multiprocessing
 
 from mednorm import Moments
 from mednorm.errors import ShapeError
 from tests.harness import assert_equal_to, images, to_numpy
 from tests.oracle import moments as oracle
+from tests.processes import run_processes
 
 SHAPES = [(7, 3), (4, 3, 5), (3, 3, 4, 5), (2, 3, 2, 3, 4)]
 ALL_SHAPES = pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -302,27 +302,21 @@ def test_moments_cannot_be_changed():
 SHARES = [[5, 2], [4, 0, 7]]  # how many images each process has
 
 
-def pool_over_processes(rank: int, rendezvous: str, results: str) -> None:
+def pool_over_processes(rank: int, results: str) -> None:
     """What one process does: measure its share of the images, pool over its group, write what it got."""
-    dist.init_process_group("gloo", f"file://{rendezvous}", rank=rank, world_size=3)
-    try:
-        pair = dist.new_group([0, 1])
-        for shares, group in zip(SHARES, (pair, None), strict=True):
-            if rank < len(shares):
-                x = images((sum(shares), 3, 4), torch.float64)
-                pooled = Moments.of(x.split(shares)[rank]).all_reduce(group)
-                torch.save(pooled.fields(), f"{results}/{rank}-of-{len(shares)}.pt")
-    finally:
-        dist.destroy_process_group()
+    pair = dist.new_group([0, 1])
+    for shares, group in zip(SHARES, (pair, None), strict=True):
+        if rank < len(shares):
+            x = images((sum(shares), 3, 4), torch.float64)
+            pooled = Moments.of(x.split(shares)[rank]).all_reduce(group)
+            torch.save(pooled.fields(), f"{results}/{rank}-of-{len(shares)}.pt")
 
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
     """Run three processes once; return where each wrote its results."""
     folder = tmp_path_factory.mktemp("processes")
-    multiprocessing.start_processes(
-        pool_over_processes, (str(folder / "rendezvous"), str(folder)), nprocs=3, start_method="spawn"
-    )
+    run_processes(pool_over_processes, 3, folder, str(folder))
     return folder
 
 

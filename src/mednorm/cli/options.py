@@ -13,6 +13,7 @@ from mednorm.errors import ConfigError
 console = Console()
 messages = Console(stderr=True)
 
+NORMS = "none, batch, renorm, ghost, moving, range, domain, frozen, group, instance, layer"
 TaskName = Annotated[
     str,
     typer.Argument(help="tissue (images included), lung, heart, heart-lv, brain or brain3d.", metavar="TASK"),

@@ -29,9 +29,7 @@ def study(
     preset: Annotated[
         str | None, typer.Option("--preset", help="Where settings start from: quick, default, claims, batch-size.")
     ] = None,
-    norms: Annotated[
-        str | None, typer.Option("--norms", help="Of none, batch, group, instance, layer; commas between.")
-    ] = None,
+    norms: Annotated[str | None, typer.Option("--norms", help=f"Of {o.NORMS}; commas between.")] = None,
     regularizers: Annotated[
         str | None,
         typer.Option(

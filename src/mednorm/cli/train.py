@@ -15,7 +15,7 @@ def train(
     task: o.TaskName,
     data: o.Data = None,
     out: o.Out = Path("run"),
-    norm: Annotated[str, typer.Option("--norm", help="none, batch, group, instance or layer.")] = "batch",
+    norm: Annotated[str, typer.Option("--norm", help=f"One of {o.NORMS}.")] = "batch",
     regularizer: Annotated[
         str,
         typer.Option(

@@ -49,7 +49,8 @@ class BatchNorm(_BatchNorm):
         negative_slope: slope of ``"leaky_relu"`` below 0.
         process_group: take the statistics over the batches of all these processes, whatever their sizes: a
             ``torch.distributed.ProcessGroup``, or ``"world"`` for all processes; None for this process alone. Each of
-            them must run each forward and backward pass, if need be with an empty batch. Evaluation needs none.
+            them must run each forward and backward pass, if need be with an empty batch. Evaluation needs none. As in
+            PyTorch, a layer that holds a ProcessGroup cannot be copied or pickled; one with ``"world"`` can.
         device: of parameters and buffers.
         dtype: of parameters and buffers.
 
@@ -354,7 +355,8 @@ def _check_arguments(
             f"{who}: expected momentum in [0, 1] or None, got {momentum!r}. It is the weight of the new batch: "
             "Keras's 0.99 is 0.01 here."
         )
-    if isinstance(process_group, str) and process_group != "world":
+    outside = dist.GroupMember.NON_GROUP_MEMBER  # what `new_group` gives to a process that is not in it
+    if process_group not in (None, "world", outside) and not isinstance(process_group, dist.ProcessGroup):
         raise ConfigError(
             f"{who}: expected process_group to be a ProcessGroup, 'world' or None, got {process_group!r}."
         )

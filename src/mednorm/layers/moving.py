@@ -190,16 +190,16 @@ class MovingBatchNorm(BatchNorm):
         elif self.refresh_every > 1:
             self._since_refresh = (self._since_refresh + 1) % self.refresh_every
 
+    def begin_accumulation(self) -> None:
+        """Let batches wait from now on."""
+        super().begin_accumulation()
+        self._step_begun = False
+
     def commit_accumulated(self) -> None:
         """Move the running statistics, where it is their turn, and count the step."""
         super().commit_accumulated()
         if self._step_begun:
             self._since_refresh = (self._since_refresh + 1) % self.refresh_every
-        self._step_begun = False
-
-    def end_accumulation(self) -> None:
-        """Discard what still waits."""
-        super().end_accumulation()
         self._step_begun = False
 
     def _weight_of_new(self, tracked: Tensor, dtype: torch.dtype) -> Tensor | float:

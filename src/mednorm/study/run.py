@@ -85,7 +85,7 @@ def run_study(
 
 
 def undefined_arms(settings: StudySettings, task: Task, prepared: Prepared) -> dict[Arm, str]:
-    """Find the arms whose norm has no statistics of one image: a single value per channel has no variance.
+    """Find the arms whose norm has no statistics: of one image with a single value per channel, or of unknown sites.
 
     A norm that fails so at batch size 1 cannot be trained at that size. Where every arm fails, the first one's error
     is raised.
@@ -97,7 +97,9 @@ def undefined_arms(settings: StudySettings, task: Task, prepared: Prepared) -> d
     shape = prepared.shape_for(settings.patch_size)
     left_out: dict[Arm, str] = {}
     for arm in settings.arms():
-        if arm.batch_size > 1:
+        if arm.norm == "domain" and not shape.sites:
+            left_out[arm] = "domain: expected images that say which site they are from, got none that does."
+        if arm.batch_size > 1 or arm in left_out:
             continue
         with torch.random.fork_rng():
             network = task.network_for(shape, arm.network, arm.norm)

@@ -104,7 +104,8 @@ class StudySettings(CommonSettings):
             RunSettings(
                 **shared
                 | arm._asdict()
-                | {"learning_rate": self._rate(arm.batch_size), "deeper": arm.network != self.network},
+                | {"learning_rate": self._rate(arm.batch_size), "deeper": arm.network != self.network}
+                | {"sites": list(prepared.shape.sites) if arm.norm == "domain" else None},
                 fold=fold.name,
                 seed=seed,
             )

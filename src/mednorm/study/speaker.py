@@ -11,6 +11,12 @@ from mednorm.study.summary import Quantity, estimate, metric, over_units, pairs
 NAMES = {
     "none": "no normalization",
     "batch": "batch normalization",
+    "renorm": "batch renormalization",
+    "ghost": "ghost batch normalization (4 images)",
+    "moving": "moving batch normalization",
+    "range": "range batch normalization",
+    "domain": "batch normalization by site",
+    "frozen": "frozen batch normalization",
     "group": "group normalization",
     "instance": "instance normalization",
     "layer": "layer normalization",

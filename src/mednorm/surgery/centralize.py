@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -40,20 +42,23 @@ def centralize(model: nn.Module, example: tuple[Tensor, ...] | None = None) -> t
 
     .. math:: \bar W_o = W_o - \operatorname{mean}(W_o)
 
-    for the weights :math:`W_o` of each output channel: an input that is constant over the filter's extent then gives
-    0, which stands in for the mean that the normalization no longer subtracts. The weights stay parameters and learn;
-    what is used of them is centred, by ``torch.nn.utils.parametrize``, which names them
-    ``….parametrizations.weight.original`` in the state_dict and which ``remove_parametrizations`` bakes in.
+    for the weights :math:`W_o` of each output channel: an input that is one constant over the filter's extent, in all
+    its channels, then gives 0 (or the layer's bias; under a transposed convolution with a stride, on average), which
+    stands in for the mean that the normalization no longer subtracts. The weights stay parameters and learn; what is
+    used of them is centred, by ``torch.nn.utils.parametrize``, which names them
+    ``….parametrizations.weight.original`` in the state_dict and which ``remove_parametrizations`` bakes in. What is
+    centred so already is left as it is.
 
     Args:
         model: the network, changed in place; what it computes changes too, unless its weights are centred already.
         example: inputs of the network, to find what precedes what where it cannot be traced without.
 
     Returns:
-        Names of the layers whose weights are centred now.
+        Names of the layers whose weights are centred now, those that were before among them.
 
     Raises:
-        ConfigError: no such normalization follows a convolution or linear layer.
+        ConfigError: no such normalization follows a convolution or linear layer, or one has a single weight an output
+            channel, of which nothing would be left. The network is as it was.
 
     Example:
         >>> norm = MovingBatchNorm(4, centering="weights")
@@ -85,9 +90,23 @@ def centralize(model: nn.Module, example: tuple[Tensor, ...] | None = None) -> t
             f"in {type(model).__name__}{f' ({reasons})' if reasons else ''}. Convert with "
             "mednorm.convert(model, to='moving', centering='weights'), and pass an example input."
         )
-    for name in names:
-        layer = modules[name]
+    todo = {name: modules[name] for name in names if not _is_centred(modules[name])}
+    for name, layer in todo.items():
+        weight: Any = layer.weight
+        if weight.numel() == (layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels):
+            raise ConfigError(
+                f"centralize: expected several weights an output channel, got 1 in {type(layer).__name__} at {name!r}, "
+                "of which nothing would be left. Use MovingBatchNorm(centering='mean') after it."
+            )
+    for layer in todo.values():
         groups = layer.groups if isinstance(layer, _ConvTransposeNd) else None
         with torch.random.fork_rng(devices=[]):
             parametrize.register_parametrization(layer, "weight", ZeroMean(groups))
     return names
+
+
+def _is_centred(layer: nn.Module) -> bool:
+    if not parametrize.is_parametrized(layer, "weight"):
+        return False
+    steps: Any = layer.parametrizations
+    return any(isinstance(step, ZeroMean) for step in steps["weight"])

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+NOT_ASKED_FOR = "not asked for by `where`"
+
 
 @dataclass(frozen=True)
 class ConvertedLayer:
@@ -92,7 +94,9 @@ class ConversionReport:
     def __str__(self) -> str:
         """Table of what was changed and left, each change with the numbers of the notes below."""
         distinct = list(dict.fromkeys(note for layer in self.changed for note in layer.notes))
-        names = [*(layer.name for layer in self.changed), *(layer.name for layer in self.left)]
+        # Whoever says `where` knows that the rest stays: one line for all of it.
+        told = [layer for layer in self.left if layer.reason != NOT_ASKED_FOR]
+        names = [*(layer.name for layer in self.changed), *(layer.name for layer in told)]
         width = max(map(len, names), default=0)
         kinds = max((len(f"{layer.source} -> {layer.target}") for layer in self.changed), default=0)
         lines = [self._headline()]
@@ -100,7 +104,9 @@ class ConversionReport:
             numbers = ", ".join(str(distinct.index(note) + 1) for note in layer.notes)
             parts = [f"{layer.source} -> {layer.target}".ljust(kinds), "exact  " if layer.exact else "DIFFERS"]
             lines.append(f"  {layer.name:{width}}  {'  '.join(parts)}" + (f"  [{numbers}]" if numbers else ""))
-        lines += [f"  {layer.name:{width}}  {layer.kind}  left: {layer.reason}" for layer in self.left]
+        lines += [f"  {layer.name:{width}}  {layer.kind}  left: {layer.reason}" for layer in told]
+        if len(told) < len(self.left):
+            lines.append(f"  {_count(len(self.left) - len(told), 'layer')} left: {NOT_ASKED_FOR}")
         lines += [f"  {number}. {note}" for number, note in enumerate(distinct, 1)]
         lines += [f"  {note}" for note in self.notes]
         return "\n".join(line.rstrip() for line in lines)

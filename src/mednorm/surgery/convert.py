@@ -8,11 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from mednorm.surgery.conversion import ConversionReport, LeftLayer, kind_of
-from mednorm.surgery.families import (
-    Norm,
-    recognize,
-)
+from mednorm.surgery.conversion import NOT_ASKED_FOR, ConversionReport, LeftLayer, kind_of
+from mednorm.surgery.families import Norm, recognize
 from mednorm.surgery.fuse import Fusions, find_fusions
 from mednorm.surgery.plan import Plan
 from mednorm.surgery.request import check_request
@@ -115,7 +112,7 @@ def convert(
         if isinstance(norm, str):
             plan.left.append(LeftLayer(shown, type(model.get_submodule(name)).__name__, norm))
         elif norm is not None and id(norm.module) not in picked:
-            plan.left.append(LeftLayer(shown, kind_of(norm.module), "not asked for by `where`"))
+            plan.left.append(LeftLayer(shown, kind_of(norm.module), NOT_ASKED_FOR))
         elif norm is not None:
             plan.prepare(shown, norm, fusions.by_norm.get(id(norm.module)), fusions.reasons.get(name, ""))
     plan.left += [LeftLayer(names[id(module)], type(module).__name__, reason) for module, reason in fusions.left]

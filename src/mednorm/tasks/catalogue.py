@@ -27,6 +27,12 @@ _CLAIMS = {
     "deeper": True,
     "seeds": [0, 1, 2],
 }
+# The family of batch normalization, where batches are small and where they are not.
+_FAMILY = {
+    "norms": ["batch", "renorm", "moving", "group", "ghost", "range", "domain"],
+    "batch_size_norms": ["batch", "renorm", "moving", "group"],
+    "scale_learning_rate": "sqrt",
+}
 
 
 def _norms(*norms: str, size: int, seeds: int, **others: Any) -> dict[str, Any]:
@@ -36,10 +42,11 @@ def _norms(*norms: str, size: int, seeds: int, **others: Any) -> dict[str, Any]:
 
 
 def _presets(base: int, common: Mapping[str, Any], **more: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Add the presets that every clinical task has: its claims, and its batch sizes alone."""
+    """Add the presets that every clinical task has: its claims, its batch sizes alone, and the small-batch family."""
     sizes = {**_SIZES, "norms": ["batch", "group"], "regularizers": ["none"], "seeds": [0, 1, 2]}
     shared = {"base_batch_size": base, **common}
-    return {**more, "claims": {**_CLAIMS, **shared}, "batch-size": {**sizes, **shared}}
+    family = {**sizes, **_FAMILY, **shared} | {"batch_sizes": sorted({1, 2, base})}
+    return {**more, "claims": {**_CLAIMS, **shared}, "batch-size": {**sizes, **shared}, "small-batch": family}
 
 
 TASKS: dict[str, Task] = {

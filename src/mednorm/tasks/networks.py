@@ -23,6 +23,14 @@ from mednorm.tasks.dropout import Placement, place_dropout
 NORMS: dict[str, NormSpec] = {
     "none": "mednorm_none",
     "batch": "mednorm_batch",
+    # A share of the run: training says how long it is.
+    "renorm": ("mednorm_renorm", {"schedule": 0.3, "total_steps": 1000}),
+    "ghost": ("mednorm_ghost", {"ghost_size": 4}),
+    # The paper's momentum, 0.98 of the old: training itself rests on it, and 0.1 would be the last ten batches.
+    "moving": ("mednorm_moving", {"momentum": 0.02}),
+    "range": "mednorm_range",
+    "domain": "mednorm_domain",
+    "frozen": "mednorm_frozen",
     "group": ("group", {"num_groups": 8}),
     "instance": ("instance", {"affine": True}),
     "layer": ("group", {"num_groups": 1}),
@@ -31,11 +39,12 @@ NORMS: dict[str, NormSpec] = {
 
 @dataclass(frozen=True)
 class Shape:
-    """What a network is built for: image channels and size, and the number of classes."""
+    """What a network is built for: image channels and size, the number of classes, and the sites, where known."""
 
     channels: int
     size: tuple[int, ...]
     classes: int
+    sites: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -134,7 +143,8 @@ def build_network(
         placement: where dropout stands; see `place_dropout`. Needed where `dropout` is more than 0.
 
     Raises:
-        ConfigError: an unknown name, the wrong kind, images it cannot take, or dropout without a placement.
+        ConfigError: an unknown name, the wrong kind, images it cannot take, sites that a norm needs and nobody knows,
+            or dropout without a placement.
 
     Example:
         >>> network = build_network("article_cnn", Shape(1, (28, 28), 2), "batch", kind="classification")
@@ -149,14 +159,27 @@ def build_network(
         )
     network.check(shape.size)
     register_norms()
-    spec: NormSpec = ("mednorm_none", {"bias": True}) if norm == "none" and network.shifts else NORMS[norm]
-    built = network.build(shape, spec)
+    built = network.build(shape, _spec(norm, network, shape))
     if dropout == 0:
         return built
     if placement is None:
         raise ConfigError(f"{name}: expected a placement for dropout={dropout!r}, got none. Use 'every' or 'last'.")
     place_dropout(built, torch.zeros(1, shape.channels, *shape.size), dropout, placement)
     return built
+
+
+def _spec(norm: str, network: Network, shape: Shape) -> NormSpec:
+    """What MONAI takes for a norm, with what depends on the network or the images."""
+    if norm == "none" and network.shifts:
+        return "mednorm_none", {"bias": True}
+    if norm != "domain":
+        return NORMS[norm]
+    if not shape.sites:
+        raise ConfigError(
+            "norm: expected images that say which site they are from, for 'domain', got none that does. Add a column "
+            "`site` to the manifest, or use 'batch'."
+        )
+    return "mednorm_domain", {"domains": list(shape.sites)}
 
 
 def _did_you_mean(name: str, known: list[str] | Mapping[str, Any]) -> str:

@@ -60,7 +60,8 @@ class Prepared:
     def shape_for(self, patch_size: Sequence[int] | None) -> Shape:
         """What a network must fit: the images, or patches of them."""
         channels, *size = self.arrays.images[0].shape
-        return Shape(channels, tuple(patch_size or size), len(self.images.classes))
+        sites = sorted({site for site in self.arrays.sites if site is not None})
+        return Shape(channels, tuple(patch_size or size), len(self.images.classes), tuple(sites))
 
     def splits(self, fold: str | None = None) -> dict[str, Arrays]:
         """Return "train", "test" and, where there are any, "val" images of a fold, by default the first.

@@ -42,15 +42,16 @@ class EpochBatches(Sampler[list[int]]):
 
 
 def training_loader(arrays: Arrays, batch_size: int, seed: int, steps: int | None = None) -> Loader:
-    """Return shuffled batches of (images, targets); one indexing operation a batch."""
+    """Return shuffled batches of (images, targets, rows of the arrays); one indexing operation a batch."""
     return _loader(arrays, EpochBatches(len(arrays.names), batch_size, seed, steps))
 
 
 def evaluation_loader(arrays: Arrays, batch_size: int = 64) -> Loader:
     """Return every image once, in order; volumes one at a time, as their sizes may differ."""
     if isinstance(arrays.images, tuple):
-        pairs = [(image[None], target[None]) for image, target in zip(arrays.images, arrays.targets, strict=True)]
-        return DataLoader(pairs, batch_size=None)  # type: ignore[arg-type]
+        pairs = enumerate(zip(arrays.images, arrays.targets, strict=True))
+        single = [(image[None], target[None], torch.tensor([row])) for row, (image, target) in pairs]
+        return DataLoader(single, batch_size=None)  # type: ignore[arg-type]
     size = len(arrays.names)
     return _loader(arrays, [list(range(start, min(start + batch_size, size))) for start in range(0, size, batch_size)])
 
@@ -58,4 +59,5 @@ def evaluation_loader(arrays: Arrays, batch_size: int = 64) -> Loader:
 def _loader(arrays: Arrays, batches: Sampler[list[int]] | list[list[int]]) -> Loader:
     assert isinstance(arrays.images, Tensor)
     assert isinstance(arrays.targets, Tensor)
-    return DataLoader(TensorDataset(arrays.images, arrays.targets), sampler=batches, batch_size=None)
+    rows = torch.arange(len(arrays.names))
+    return DataLoader(TensorDataset(arrays.images, arrays.targets, rows), sampler=batches, batch_size=None)

@@ -143,7 +143,7 @@ def evaluate_run(folder: Path, data: str | None, split: Split | Literal["all"], 
 def load_network(folder: Path, settings: RunSettings, task: Task, arrays: Arrays, classes: int) -> nn.Module:
     """Build a run's network for some images and load its best epoch."""
     channels, *size = arrays.images[0].shape
-    shape = Shape(channels, tuple(settings.patch_size or size), classes)
+    shape = Shape(channels, tuple(settings.patch_size or size), classes, tuple(settings.sites or ()))
     network = task.network_for(shape, settings.network, settings.norm, settings.dropout_rate, settings.placement)
     load_weights(network, folder / "best.ckpt")
     return network
@@ -189,7 +189,8 @@ def samples(network: nn.Module, task: Task, arrays: Arrays, patch_size: list[int
         device = next(network.parameters()).device
         for row in rows:
             image = arrays.images[row]
-            probability = logits_of(network, image[None].to(device), patch_size).softmax(1).cpu()
+            logits = logits_of(network, image[None].to(device), patch_size, sites=[arrays.sites[row]])
+            probability = logits.softmax(1).cpu()
             images.append(_picture(image[None]))
             truths.append(_middle(arrays.targets[row][None], 1))
             predictions.append(_middle(probability.argmax(1), 1))
@@ -214,8 +215,9 @@ def _look(
 ) -> None:
     device = next(network.parameters()).device
     with evaluation_mode(network):
-        for images, targets in evaluation_loader(arrays, batch_size):
-            judge.update(logits_of(network, images.to(device), patch_size, window_batch), targets)
+        for images, targets, rows in evaluation_loader(arrays, batch_size):
+            sites = [arrays.sites[row] for row in rows.tolist()]
+            judge.update(logits_of(network, images.to(device), patch_size, window_batch, sites), targets)
 
 
 def _picture(images: Tensor) -> Tensor:

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from torch import Tensor, nn
+
+from mednorm.layers import DomainBatchNorm, domain
 
 _OVERLAP = 0.25  # MONAI's default
 
 
-def logits_of(network: nn.Module, images: Tensor, patch_size: Sequence[int] | None, window_batch: int = 1) -> Tensor:
+@contextmanager
+def at_sites(network: nn.Module, sites: Sequence[str | None]) -> Iterator[None]:
+    """Say which site each image of the batch inside is from, where the network asks."""
+    if any(isinstance(module, DomainBatchNorm) for module in network.modules()):
+        with domain(network, sites):
+            yield
+    else:
+        yield
+
+
+def logits_of(
+    network: nn.Module,
+    images: Tensor,
+    patch_size: Sequence[int] | None,
+    window_batch: int = 1,
+    sites: Sequence[str | None] | None = None,
+) -> Tensor:
     """Return logits (N, K, *) of images (N, C, *).
 
     Volumes are scaled whole, then seen through windows of the patch size that overlap by a quarter and count for more
@@ -20,18 +39,29 @@ def logits_of(network: nn.Module, images: Tensor, patch_size: Sequence[int] | No
         images: on the network's device.
         patch_size: of the windows, in voxels; None for the whole image.
         window_batch: windows in a batch, which matters where a norm takes its statistics from the batch.
+        sites: of the images, where known.
 
     """
+    sites = [None] * len(images) if sites is None else sites
     if patch_size is None:
-        whole: Tensor = network(images)
-        return whole
+        with at_sites(network, sites):
+            whole: Tensor = network(images)
+            return whole
     from monai.inferers.utils import sliding_window_inference
+
+    net = network.get_submodule("net")
+
+    def look(windows: Tensor) -> Tensor:
+        # All of one image where there is one; MONAI does not say which image a window is of.
+        with at_sites(net, [sites[0] if len(images) == 1 else None] * len(windows)):
+            logits: Tensor = net(windows)
+            return logits
 
     seen = sliding_window_inference(
         network.get_submodule("scaling")(images),
         list(patch_size),
         window_batch,
-        network.get_submodule("net"),
+        look,
         overlap=_OVERLAP,
         mode="gaussian",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mednorm.tasks.judge import Judge, Metrics
-from mednorm.training.inference import logits_of
+from mednorm.training.inference import at_sites, logits_of
 from mednorm.training.settings import RunSettings
 
 
@@ -22,17 +23,27 @@ class TrainingModule(pl.LightningModule):
         train_judge: metrics on training batches, as the network is while it trains; each image counts for itself.
         val_judge: metrics on validation images, in evaluation mode.
         settings: the run's settings.
+        train_sites: the site of each training image, None where it is unknown; empty where no site is known.
+        val_sites: of each validation image.
 
     """
 
     def __init__(
-        self, network: nn.Module, loss: nn.Module, train_judge: Judge, val_judge: Judge, settings: RunSettings
+        self,
+        network: nn.Module,
+        loss: nn.Module,
+        train_judge: Judge,
+        val_judge: Judge,
+        settings: RunSettings,
+        train_sites: Sequence[str | None] = (),
+        val_sites: Sequence[str | None] = (),
     ) -> None:
         super().__init__()
         self.network = network
         self.loss = loss
         self.judges = {"train": train_judge, "val": val_judge}
         self.settings = settings
+        self.sites = {"train": train_sites, "val": val_sites}
         self.sums: dict[str, Tensor] = {}
         regularizers = settings.regularizer.split("+")
         self._l1 = settings.l1 if "l1" in regularizers else 0.0
@@ -58,11 +69,13 @@ class TrainingModule(pl.LightningModule):
         if batch_index == 0:
             torch.manual_seed(self.settings.seed * 1_000_003 + self.current_epoch)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> dict[str, Tensor]:
+    def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> dict[str, Tensor]:
         """Return loss plus penalty, and the logits; only the loss alone is recorded as loss."""
-        images, targets = batch
+        images, targets, rows = batch
         # Patches come scaled, as their whole volume was.
-        logits = self(images) if self.settings.patch_size is None else self.network.get_submodule("net")(images)
+        network = self.network if self.settings.patch_size is None else self.network.get_submodule("net")
+        with at_sites(network, self._sites_of("train", rows)):
+            logits: Tensor = network(images)
         loss = self._loss("train", logits, targets)
         penalty = self.penalty()
         if penalty is not None:
@@ -70,14 +83,14 @@ class TrainingModule(pl.LightningModule):
             loss = loss + penalty
         return {"loss": loss, "logits": logits.detach()}
 
-    def on_train_batch_end(self, outputs: Any, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: tuple[Tensor, ...], batch_index: int) -> None:
         """Judge the batch: after the callbacks, so that the clock of the step does not count it."""
         self.judges["train"].update(outputs["logits"], batch[1])
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+    def validation_step(self, batch: tuple[Tensor, ...], batch_index: int) -> None:
         """Add a batch to the validation loss and metrics."""
-        images, targets = batch
-        logits = logits_of(self.network, images, self.settings.patch_size)
+        images, targets, rows = batch
+        logits = logits_of(self.network, images, self.settings.patch_size, sites=self._sites_of("val", rows))
         self._loss("val", logits, targets)
         self.judges["val"].update(logits, targets)
 
@@ -121,6 +134,10 @@ class TrainingModule(pl.LightningModule):
     def metrics(self, split: str) -> Metrics:
         """Return this epoch's metrics of "train" or "val"."""
         return self.judges[split].compute()
+
+    def _sites_of(self, split: str, rows: Tensor) -> list[str | None]:
+        known = self.sites[split]
+        return [known[row] if known else None for row in rows.tolist()]
 
     def _loss(self, split: str, logits: Tensor, targets: Tensor) -> Tensor:
         loss: Tensor = self.loss(logits, targets)

@@ -36,7 +36,7 @@ class PatchKeys(Sampler[list[Key]]):
             drawn += len(batch)
 
 
-class Patches(Dataset[tuple[Tensor, Tensor]]):
+class Patches(Dataset[tuple[Tensor, Tensor, Tensor]]):
     """Batches of patches, half of them centred in a structure, half in background (MONAI's RandCropByPosNegLabel).
 
     Volumes are scaled whole, before they are cut, so that a patch looks in training as it does in a sliding window.
@@ -58,18 +58,18 @@ class Patches(Dataset[tuple[Tensor, Tensor]]):
                 volume: Any = {"image": scaling(image[None].cpu())[0], "target": target[None]}
                 self.volumes.append(indices(pad(volume)))
 
-    def __getitem__(self, keys: list[Key]) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, keys: list[Key]) -> tuple[Tensor, Tensor, Tensor]:
         patches: list[Any] = []
         for volume, seed in keys:
             self.crop.set_random_state(seed=seed)
             patches += self.crop(self.volumes[volume])
         images, targets = (torch.stack([patch[key].as_tensor() for patch in patches]) for key in ("image", "target"))
-        return images, targets[:, 0]
+        return images, targets[:, 0], torch.tensor([volume for volume, _ in keys])
 
 
 def patch_loader(
     arrays: Arrays, scaling: nn.Module, patch_size: Sequence[int], batch_size: int, seed: int, steps: int
 ) -> Loader:
-    """Return batches of scaled patches (N, C, *patch) and their masks (N, *patch)."""
+    """Return batches of scaled patches (N, C, *patch), their masks (N, *patch), and which volume each is of."""
     keys = PatchKeys(len(arrays.names), batch_size, seed, steps)
     return DataLoader(Patches(arrays, scaling, patch_size), sampler=keys, batch_size=None)

@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from mednorm.data import Arrays
 from mednorm.errors import ConfigError, MissingExtraError
 from mednorm.files import write_atomically
+from mednorm.layers import set_total_steps
 from mednorm.results import Run
 from mednorm.tasks import Prepared, Task
 from mednorm.tasks.bootstrap import interval
@@ -85,6 +86,7 @@ def _train(settings: RunSettings, task: Task, prepared: Prepared, folder: Path, 
         shape = prepared.shape_for(settings.patch_size)
         network = task.network_for(shape, settings.network, settings.norm, settings.dropout_rate, settings.placement)
         fit_input_scaling(network, parts["train"].images)
+        set_total_steps(network, settings.epochs * steps)
         history = History(folder / "metrics.csv")
         _fit(settings, task, classes, parts, steps, network, folder, [history, *callbacks])
         network.to(judging_device(settings.device))  # Lightning leaves it on the CPU
@@ -146,7 +148,7 @@ def _fit(
     judges = (task.judge(classes), task.judge(classes, val))
     with _interruptible():
         trainer.fit(
-            TrainingModule(network, task.loss(), *judges, settings),
+            TrainingModule(network, task.loss(), *judges, settings, parts["train"].sites, val.sites if val else ()),
             _loader(settings, parts["train"], steps, network),
             None if val is None else evaluation_loader(val),
             ckpt_path=last if last.exists() else None,

@@ -15,7 +15,7 @@ from mednorm.errors import ConfigError
 from mednorm.tasks import Prepared, find_task
 from mednorm.tasks.dropout import Placement
 
-Norm = Literal["none", "batch", "group", "instance", "layer"]
+Norm = Literal["none", "batch", "renorm", "ghost", "moving", "range", "domain", "frozen", "group", "instance", "layer"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -96,6 +96,7 @@ class RunSettings(CommonSettings):
     deeper: bool = False
     spacing: list[float] | None = Field(default=None, description="of the training volumes, in mm")
     orientation: str | None = Field(default=None, description="of the training volumes, such as RAS")
+    sites: list[str] | None = Field(default=None, description="of the images, where the norm keeps statistics of each")
     seed: Seed
     digest: str = Field(
         default="", description="SHA-256 of all images and targets: a run goes on with the same ones only"

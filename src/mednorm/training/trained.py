@@ -78,7 +78,8 @@ class TrainedRun:
             RunError: it takes other channels or another size.
         """
         channels, *size = image.shape
-        shape = Shape(channels, tuple(self.settings.patch_size or size), len(self.classes))
+        sites = tuple(self.settings.sites or ())
+        shape = Shape(channels, tuple(self.settings.patch_size or size), len(self.classes), sites)
         if self._built is not None and self._built[0] == shape:
             return self._built[1]
         settings, wanted = self.settings, self._channels

@@ -49,8 +49,9 @@ def test_the_table_shows_the_metrics_and_where_the_weights_are(capsys, lung_npz,
     ("options", "expected"),
     [
         (
-            ["--norm", "renorm"],
-            "options: norms.0: input should be 'none', 'batch', 'group', 'instance' or 'layer', got 'renorm'.",
+            ["--norm", "evonorm"],
+            "options: norms.0: input should be 'none', 'batch', 'renorm', 'ghost', 'moving', 'range', "
+            "'domain', 'frozen', 'group', 'instance' or 'layer', got 'evonorm'.",
         ),
         (["--regularizer", "l3"], "options: regularizers.0: expected 'none' or a sum of dropout, dropout_before,"),
         (["--train-share", "0"], "options: train_shares.1: input should be greater than 0, got 0.0."),

@@ -80,7 +80,7 @@ def test_an_unknown_task_names_the_nearest():
 
 
 def test_an_unknown_preset_lists_those_there_are():
-    known = "quick, default, full, claims, batch-size"
+    known = "quick, default, full, claims, batch-size, small-batch"
     assert refused(preset="fast") == f"preset: expected one of {known} for lung, got 'fast'."
 
 
@@ -102,8 +102,9 @@ def test_an_unknown_preset_lists_those_there_are():
         ),
         ({"norms": "batch"}, "my.toml: norms: input should be a valid list, got 'batch'."),
         (
-            {"norms": ["renorm"]},
-            "my.toml: norms.0: input should be 'none', 'batch', 'group', 'instance' or 'layer', got 'renorm'.",
+            {"norms": ["evonorm"]},
+            "my.toml: norms.0: input should be 'none', 'batch', 'renorm', 'ghost', 'moving', 'range', "
+            "'domain', 'frozen', 'group', 'instance' or 'layer', got 'evonorm'.",
         ),
         ({"folds": 1}, "my.toml: expected folds to be 0 (the data's own splits) or at least 2, got 1."),
         ({"folds": 2, "holdout_site": "HT"}, "my.toml: expected either folds or holdout_site, got 2 and 'HT'."),

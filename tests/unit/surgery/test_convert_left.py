@@ -192,7 +192,7 @@ def test_the_report_is_a_table_and_ready_for_json():
     assert str(report).splitlines() == [
         "1 layer converted to group, 1 left; outputs in evaluation DIFFER after 1 of them.",
         "  1  BatchNorm2d -> GroupNorm  DIFFERS  [1, 2]",
-        "  4  BatchNorm2d  left: not asked for by `where`",
+        "  1 layer left: not asked for by `where`",
         "  1. γ and β carried over; the running statistics did not, as GroupNorm has none: train before evaluating.",
         "  2. 6 groups: 8 do not divide 6 channels.",
     ]

@@ -155,7 +155,7 @@ def test_the_places_are_the_same_for_every_norm(name, placement):
 
     def places(norm):
         network = build_network(
-            name, Shape(1, size, 2), norm, kind=NETWORKS[name].kind, dropout=0.25, placement=placement
+            name, Shape(1, size, 2, ("A",)), norm, kind=NETWORKS[name].kind, dropout=0.25, placement=placement
         )
         found = [key for key, module in network.named_modules() if isinstance(module, nn.Dropout) and module.p > 0]
         weights = [key for key, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]

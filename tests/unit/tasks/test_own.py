@@ -13,7 +13,7 @@ from mednorm.layers import BatchNorm, NoNorm
 from mednorm.tasks.networks import NORMS, Shape, build_network, find_network
 from mednorm.tasks.own import own_network
 
-SHAPE = Shape(1, (16, 16), 3)
+SHAPE = Shape(1, (16, 16), 3, ("A", "B"))
 EXAMPLE = Path(__file__).parents[3] / "examples" / "own_network.py"
 
 GOOD = """
@@ -54,7 +54,8 @@ def test_a_factory_in_the_current_folder_builds_a_network_with_the_norm_asked_fo
         assert isinstance(layer, NoNorm)
         assert layer.bias is not None
     else:
-        assert isinstance(layer, BatchNorm) == (norm == "batch")
+        assert isinstance(layer, BatchNorm) == (norm not in ("group", "instance", "layer"))
+        assert (type(layer) is BatchNorm) == (norm == "batch")
         assert isinstance(layer, nn.InstanceNorm2d) == (norm == "instance")
         assert getattr(layer, "num_groups", None) == {"group": 8, "layer": 1}.get(norm)
 

@@ -79,17 +79,19 @@ def test_the_first_steps_are_the_same_however_many_follow():
     assert drawn(6, 4, 2, 1, steps=9)[:1] == drawn(6, 4, 2, 1)
 
 
-def test_training_batches_keep_each_image_with_its_target():
+def test_training_batches_keep_each_image_with_its_target_and_its_row():
     batches = list(training_loader(arrays(20), 6, seed=1))
-    assert [len(images) for images, _ in batches] == [6, 6, 6]
-    for images, targets in batches:
+    assert [len(images) for images, *_ in batches] == [6, 6, 6]
+    for images, targets, rows in batches:
         assert torch.equal(images.flatten().long() * 10, targets)
+        assert torch.equal(images.flatten().long(), rows)
 
 
 def test_evaluation_takes_every_image_once_in_order():
     batches = list(evaluation_loader(arrays(10), batch_size=4))
-    assert [images.flatten().tolist() for images, _ in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    assert torch.cat([targets for _, targets in batches]).tolist() == list(range(0, 100, 10))
+    assert [images.flatten().tolist() for images, *_ in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert torch.cat([targets for _, targets, _ in batches]).tolist() == list(range(0, 100, 10))
+    assert torch.cat([rows for *_, rows in batches]).tolist() == list(range(10))
 
 
 def test_volumes_of_different_sizes_are_evaluated_one_at_a_time_in_order():
@@ -97,6 +99,7 @@ def test_volumes_of_different_sizes_are_evaluated_one_at_a_time_in_order():
     masks = tuple(torch.full((side, 4, 4), side) for side in (3, 5, 4))
     unknown = (None,) * 3
     batches = list(evaluation_loader(Arrays(volumes, masks, ("a", "b", "c"), unknown, unknown, unknown)))
-    for (image, mask), volume, truth in zip(batches, volumes, masks, strict=True):
+    assert [rows.tolist() for *_, rows in batches] == [[0], [1], [2]]
+    for (image, mask, _), volume, truth in zip(batches, volumes, masks, strict=True):
         assert torch.equal(image, volume[None])
         assert torch.equal(mask, truth[None])

@@ -68,7 +68,7 @@ def first_step(settings, prepared):
     for name in ("conv1", "conv2", "dense"):
         layer = getattr(network.net, name)
         layer.register_forward_hook(lambda _, __, output, name=name: outputs.update({name: output.detach().numpy()}))
-    images, labels = next(iter(training_loader(prepared.splits()["train"], settings.batch_size, settings.seed)))
+    images, labels, _ = next(iter(training_loader(prepared.splits()["train"], settings.batch_size, settings.seed)))
     nn.functional.cross_entropy(network(images), labels).backward()
     return network, outputs
 
@@ -105,7 +105,7 @@ def test_gradient_norms_are_averaged_over_the_steps(prepared, tmp_path):
     )  # weights stay where they are
     run = train(settings, LUNG, prepared, tmp_path)
     network, norms = fresh(prepared, settings), []
-    for images, labels in training_loader(prepared.splits()["train"], 16, settings.seed):
+    for images, labels, _ in training_loader(prepared.splits()["train"], 16, settings.seed):
         network.zero_grad()
         nn.functional.cross_entropy(network(images), labels).backward()
         norms.append(network.net.dense.weight.grad.norm().item())

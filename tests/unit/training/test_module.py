@@ -8,6 +8,8 @@ from mednorm.tasks.judge import ClassificationJudge
 from mednorm.training.module import TrainingModule
 from tests.studies import run_settings
 
+ROWS = torch.arange(10)
+
 
 def module(**changed):
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Dropout(0.5), nn.Linear(16, 2))
@@ -52,7 +54,7 @@ def test_the_training_loss_includes_the_penalty_and_the_recorded_loss_does_not()
     made = module(regularizer="l2", l2=10.0)
     made.network[3].p = 0.0
     images, labels = torch.randn(6, 1, 4, 4), torch.arange(6) % 2
-    total = made.training_step((images, labels), 0)["loss"].item()
+    total = made.training_step((images, labels, ROWS), 0)["loss"].item()
     assert total == pytest.approx(made.mean("train_loss") + made.mean("penalty"))
     assert made.mean("train_loss") == pytest.approx(nn.functional.cross_entropy(made.network(images), labels).item())
 
@@ -61,7 +63,7 @@ def test_the_mean_loss_weighs_batches_by_their_images():
     made = module().eval()
     images, labels = torch.randn(10, 1, 4, 4), torch.arange(10) % 2
     for rows in (slice(0, 7), slice(7, 10)):
-        made.validation_step((images[rows], labels[rows]), 0)
+        made.validation_step((images[rows], labels[rows], ROWS[: len(labels[rows])]), 0)
     assert made.mean("val_loss") == pytest.approx(nn.functional.cross_entropy(made.network(images), labels).item())
     assert made.mean("penalty") is None
 
@@ -82,16 +84,16 @@ def test_patches_are_not_scaled_again():
     for patch_size, seen in ((None, images.clamp(0, 1)), ([4, 4], images)):
         judges = ClassificationJudge(("a", "b")), ClassificationJudge(("a", "b"))
         made = TrainingModule(network, nn.CrossEntropyLoss(), *judges, run_settings(patch_size=patch_size))
-        logits = made.training_step((images, labels), 0)["logits"]
+        logits = made.training_step((images, labels, ROWS), 0)["logits"]
         torch.testing.assert_close(logits, network.net(seen).detach())
 
 
 def test_training_batches_are_judged_when_the_step_is_over_and_not_in_it():
     made = module()
     images, labels = torch.randn(6, 1, 4, 4), torch.arange(6) % 2
-    outputs = made.training_step((images, labels), 0)
+    outputs = made.training_step((images, labels, ROWS), 0)
     assert set(made.metrics("train").values()) == {None}
-    made.on_train_batch_end(outputs, (images, labels), 0)
+    made.on_train_batch_end(outputs, (images, labels, ROWS), 0)
     right = (outputs["logits"].argmax(1) == labels).double().mean().item()
     assert made.metrics("train")["accuracy"] == pytest.approx(right)
     assert not outputs["logits"].requires_grad

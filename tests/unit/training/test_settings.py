@@ -87,7 +87,7 @@ def test_dropout_of_nothing_has_no_place():
         ("l2", float("nan"), "here.toml: l2: .*got nan."),
         ("dropout", 1, "here.toml: dropout: input should be less than 1, got 1."),
         ("optimizer", "adma", "here.toml: optimizer: input should be 'adam', 'adamw' or 'sgd', got 'adma'."),
-        ("norm", "renorm", "here.toml: norm: .*got 'renorm'."),
+        ("norm", "evonorm", "here.toml: norm: .*got 'evonorm'."),
         ("train_share", 0, "here.toml: train_share: input should be greater than 0, got 0."),
         ("train_share", 1.5, "here.toml: train_share: input should be less than or equal to 1, got 1.5."),
         ("folds", -1, "here.toml: folds: input should be greater than or equal to 0, got -1."),
