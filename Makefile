@@ -47,6 +47,8 @@ fmt: .venv/.setup
 
 bench: .venv/.setup
 	$(BIN)/python benchmarks/layer.py
+	$(BIN)/python benchmarks/family.py
+	$(BIN)/python benchmarks/fine_tuning.py
 
 docs: schema
 	$(BIN)/python docs/render.py

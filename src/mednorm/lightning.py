@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from numbers import Integral
 from typing import Any
+
+from torch import nn
 
 from mednorm.errors import ConfigError, MissingExtraError
 from mednorm.layers import accumulate
 from mednorm.surgery.freeze import freeze, unfreeze
+from mednorm.surgery.freezing import FrozenLayer
 from mednorm.surgery.where import Where
 
 try:
@@ -74,7 +78,7 @@ class FreezeStatistics(Callback):
 
     From epoch 0 it keeps a pretrained network's statistics while it is fine-tuned. From a late one, the last epochs
     train on the very statistics that evaluation will use. When training ends, or fails, what this callback froze is
-    let go again.
+    let go again; what `mednorm.freeze` held before stays held, all the time.
 
     Args:
         from_epoch: the first epoch with frozen layers, counted from 0.
@@ -105,16 +109,20 @@ class FreezeStatistics(Callback):
         self.statistics: bool = statistics
         self.affine: bool = affine
         self.where: Where | None = where
-        self._frozen: tuple[str, ...] = ()
+        self._frozen: tuple[FrozenLayer, ...] = ()
+        self._before: tuple[FrozenLayer, ...] = ()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Freeze when the epoch has come; in a resumed training, when it had."""
         if self._frozen or trainer.current_epoch < self.from_epoch:
             return
+        # The last call of `freeze` counts: what was held before has to be asked for again.
+        self._before = unfreeze(pl_module).layers
         report = freeze(pl_module, self.statistics, self.affine, where=self.where)
+        self._frozen = report.layers
+        _freeze_too(pl_module, self._before, report.layers)
         if not report.layers:
             raise ConfigError(f"FreezeStatistics: expected batch normalization to freeze, got none. {report}")
-        self._frozen = report.names
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let go."""
@@ -125,6 +133,24 @@ class FreezeStatistics(Callback):
         self._release(pl_module)
 
     def _release(self, module: pl.LightningModule) -> None:
-        if self._frozen:
-            unfreeze(module, where=list(self._frozen))
-        self._frozen = ()
+        if self._frozen or self._before:
+            unfreeze(module, where=_among(self._frozen))
+            _freeze_too(module, self._before)
+        self._frozen = self._before = ()
+
+
+def _freeze_too(
+    module: pl.LightningModule, layers: tuple[FrozenLayer, ...], others: tuple[FrozenLayer, ...] = ()
+) -> None:
+    """Hold of each layer what was held of it, and what is held of it among others."""
+    also = {layer.name: layer for layer in others}
+    for layer in layers:
+        same = also.get(layer.name, layer)
+        held = layer.statistics or same.statistics, layer.affine or same.affine
+        if any(held):
+            freeze(module, *held, where=_among((layer,)))
+
+
+def _among(layers: tuple[FrozenLayer, ...]) -> Callable[[str, nn.Module], bool]:
+    names = {layer.name for layer in layers}
+    return lambda name, _: name in names

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -5,9 +6,30 @@ import pytest
 import torch
 from monai.networks.nets import BasicUNet, SegResNet, UNet
 
-from mednorm.layers import BatchNorm, NoNorm
+from mednorm.layers import (
+    BatchNorm,
+    BatchRenorm,
+    DomainBatchNorm,
+    FrozenBatchNorm,
+    GhostBatchNorm,
+    MovingBatchNorm,
+    NoNorm,
+    RangeBatchNorm,
+)
 from mednorm.monai import register_norms
 
+# Each name with arguments of its own, the class it stands for, and what the arguments make of the layer.
+REGISTERED = {
+    "mednorm_batch": ({"momentum": 0.5}, BatchNorm, {"momentum": 0.5, "process_group": None}),
+    "mednorm_sync": ({"eps": 0.5}, BatchNorm, {"eps": 0.5, "process_group": "world"}),
+    "mednorm_renorm": ({"schedule": 7, "r_max": 2.0}, BatchRenorm, {"schedule": 7, "r_max": 2.0}),
+    "mednorm_ghost": ({"ghost_size": 3}, GhostBatchNorm, {"ghost_size": 3}),
+    "mednorm_moving": ({"window": 5, "centering": "weights"}, MovingBatchNorm, {"window": 5, "centering": "weights"}),
+    "mednorm_range": ({"eps": 0.5, "affine": False}, RangeBatchNorm, {"eps": 0.5, "weight": None}),
+    "mednorm_domain": ({"domains": 2}, DomainBatchNorm, {"domains": ("0", "1")}),
+    "mednorm_frozen": ({"eps": 0.5}, FrozenBatchNorm, {"eps": 0.5}),
+    "mednorm_none": ({"bias": False}, NoNorm, {"bias": None}),
+}
 BN = torch.nn.modules.batchnorm._BatchNorm
 
 
@@ -17,6 +39,42 @@ def test_every_batch_norm_of_a_basic_unet_is_ours_at_every_rank(dimensions):
     net = BasicUNet(spatial_dims=dimensions, features=(8, 8, 8, 8, 8, 8), norm="mednorm_batch")
     kinds = [type(module) for module in net.modules() if isinstance(module, BN)]
     assert kinds == [BatchNorm] * 18
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+@pytest.mark.parametrize("name", list(REGISTERED))
+def test_every_name_builds_a_basic_unet_of_its_layer_with_its_arguments_at_every_rank(name, dimensions):
+    register_norms()
+    arguments, kind, expected = REGISTERED[name]
+    net = BasicUNet(spatial_dims=dimensions, features=(4, 4, 4, 4, 4, 4), norm=(name, arguments))
+    found = [module for module in net.modules() if isinstance(module, BN | NoNorm | torch.nn.InstanceNorm1d)]
+    assert [type(module) for module in found] == [kind] * 18
+    for layer in found:
+        assert {key: getattr(layer, key) for key in expected} == expected
+    if dimensions == 2:
+        net(torch.randn(2, 1, 16, 16)).sum().backward()
+        gradient = next(net.parameters()).grad
+        assert gradient.isfinite().all()
+        assert gradient.abs().max() > 0
+
+
+def test_normalization_by_site_needs_the_sites():
+    register_norms()
+    with pytest.raises(TypeError, match="domains"):
+        BasicUNet(spatial_dims=2, features=(4, 4, 4, 4, 4, 4), norm="mednorm_domain")
+
+
+def test_the_names_in_the_factory_are_those_of_the_documentation():
+    from monai.networks.layers.factories import Norm
+
+    register_norms()
+    ours = [name.lower() for name in Norm.names if name.startswith("MEDNORM_")]
+    assert sorted(ours) == sorted(REGISTERED)
+    said = re.search(r"The names are `mednorm_` and (.*?)\.\n", register_norms.__doc__, re.DOTALL).group(1)
+    said = re.sub(r"\([^)]*\)", "", said)
+    listed = re.findall(r"\w+", said.replace(" and ", " "))
+    listed = [word for word in listed if word not in ("which", "needs", "domains")]
+    assert sorted(f"mednorm_{name}" for name in listed) == sorted(REGISTERED)
 
 
 def test_arguments_of_the_norm_reach_our_layer():

@@ -38,6 +38,9 @@ def predict(
     json: o.Json = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    site: Annotated[
+        str | None, typer.Option("--site", help="Hospital or scanner of the images, for a run with norm domain.")
+    ] = None,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Also write the probability of each class in each voxel.")
     ] = False,
@@ -79,7 +82,14 @@ def predict(
 
         try:
             predict_run(
-                run, images, out, overwrite=overwrite, device=device, probabilities=probabilities, progress=tell
+                run,
+                images,
+                out,
+                overwrite=overwrite,
+                device=device,
+                probabilities=probabilities,
+                site=site,
+                progress=tell,
             )
         finally:  # what was predicted before a failure is kept
             if written is not None and done:

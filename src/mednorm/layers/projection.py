@@ -83,35 +83,51 @@ class Project(torch.autograd.Function):
         """Return the gradient of x."""
         x, mean, std, mask = ctx.saved_tensors
         kept = None if mask is None else broadcast_mask(mask, x, 1)
-        values, h = ((x - per_channel(mean, x)) / per_channel(std, x), grad)
-        if kept is not None:  # NaN or infinity outside the mask must not reach the sums
-            values = values.masked_fill(~(kept | values.isfinite()), 0)
-        new, some = _means(values, h, kept, std, ctx.group)
+        sums = _sums(x, grad, mean, std) if kept is None and x.numel() > 0 else _kept_sums(x, grad, mean, std, kept)
+        if ctx.group is not None:
+            dist.all_reduce(sums, group=ctx.group)
+        new, some = sums[:4] / sums[4].clamp(min=1), (sums[4] > 0).all()
         b, a, m, c = Window(ctx.means, ctx.passes).averages(new, some)
         if not ctx.center:
             b, m = torch.zeros_like(b), torch.zeros_like(m)
         q = (a - b * m) / (c - m.square() + ctx.eps / std.square())
-        through = per_channel((b - m * q) / std, x) + values * per_channel(q / std, x)
-        through = through if kept is None else through.masked_fill(~kept, 0)
-        return (h - through, *([None] * 8))
+        through = _affine(x, mean, std, q / std, (b - m * q) / std)
+        if kept is not None:  # what NaN or infinity outside the mask gives is dropped here
+            through = through.masked_fill(~kept, 0)
+        return (grad - through, *([None] * 8))
 
 
-def _means(
-    values: Tensor, h: Tensor, kept: Tensor | None, std: Tensor, group: dist.ProcessGroup | None
-) -> tuple[Tensor, Tensor]:
-    """Return the means (4, C) of σh, σh·x̂, x̂ and x̂² over what is kept, over all processes, and whether there is any."""
-    axes = (0, *range(2, values.dim()))
-    count = values.new_full(std.shape, values.numel() // len(std)) if kept is None else kept.sum(axes).to(values.dtype)
-    h_in, values_in = (t if kept is None else t.masked_fill(~kept, 0) for t in (h, values))
-    sums = torch.stack(
+def _affine(x: Tensor, mean: Tensor, std: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """Return weight·x̂ + bias, by one fused pass."""
+    return torch.nn.functional.batch_norm(x, mean, std.square(), weight, bias, training=False, eps=0)
+
+
+def _sums(x: Tensor, h: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return Σσh, Σσh·x̂, Σx̂, Σx̂² and the count (5, C), the products by PyTorch's fused operator."""
+
+    def with_normalized(other: Tensor) -> tuple[Tensor, Tensor]:
+        _, products, sums = torch.ops.aten.native_batch_norm_backward(
+            other, x, None, mean, std.square(), None, None, False, 0.0, [False, True, True]
+        )
+        return sums, products
+
+    first, second = with_normalized(h), with_normalized(_affine(x, mean, std, None, None))
+    count = torch.full_like(std, x.numel() // len(std))
+    return torch.stack((std * first[0], std * first[1], *second, count))
+
+
+def _kept_sums(x: Tensor, h: Tensor, mean: Tensor, std: Tensor, kept: Tensor | None) -> Tensor:
+    """Return the same over what is kept, also where that is nothing."""
+    axes = (0, *range(2, x.dim()))
+    kept = torch.ones_like(x, dtype=torch.bool) if kept is None else kept
+    normalized = torch.where(kept, (x - per_channel(mean, x)) / per_channel(std, x), 0)
+    inside = torch.where(kept, h, 0)
+    return torch.stack(
         (
-            std * h_in.sum(axes),
-            std * (h_in * values_in).sum(axes),
-            values_in.sum(axes),
-            values_in.square().sum(axes),
-            count,
+            std * inside.sum(axes),
+            std * (inside * normalized).sum(axes),
+            normalized.sum(axes),
+            normalized.square().sum(axes),
+            kept.sum(axes).to(x.dtype),
         )
     )
-    if group is not None:
-        dist.all_reduce(sums, group=group)
-    return sums[:4] / sums[4].clamp(min=1), (sums[4] > 0).all()

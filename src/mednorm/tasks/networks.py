@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -172,14 +172,22 @@ def _spec(norm: str, network: Network, shape: Shape) -> NormSpec:
     """What MONAI takes for a norm, with what depends on the network or the images."""
     if norm == "none" and network.shifts:
         return "mednorm_none", {"bias": True}
-    if norm != "domain":
-        return NORMS[norm]
-    if not shape.sites:
+    check_sites(norm, shape.sites)
+    return ("mednorm_domain", {"domains": list(shape.sites)}) if norm == "domain" else NORMS[norm]
+
+
+def check_sites(norm: str, sites: Sequence[str]) -> None:
+    """Pass if a norm that keeps statistics of each site knows of sites.
+
+    Raises:
+        ConfigError: it does not.
+
+    """
+    if norm == "domain" and not sites:
         raise ConfigError(
             "norm: expected images that say which site they are from, for 'domain', got none that does. Add a column "
             "`site` to the manifest, or use 'batch'."
         )
-    return "mednorm_domain", {"domains": list(shape.sites)}
 
 
 def _did_you_mean(name: str, known: list[str] | Mapping[str, Any]) -> str:

@@ -12,10 +12,15 @@ from mednorm.layers import DomainBatchNorm, domain
 _OVERLAP = 0.25  # MONAI's default
 
 
+def asks_for_sites(network: nn.Module) -> bool:
+    """Tell whether a network has statistics of each site."""
+    return any(isinstance(module, DomainBatchNorm) for module in network.modules())
+
+
 @contextmanager
-def at_sites(network: nn.Module, sites: Sequence[str | None]) -> Iterator[None]:
-    """Say which site each image of the batch inside is from, where the network asks."""
-    if any(isinstance(module, DomainBatchNorm) for module in network.modules()):
+def at_sites(network: nn.Module, sites: Sequence[str | None] | None) -> Iterator[None]:
+    """Say which site each image of the batch inside is from, where the network asks; None where nothing is known."""
+    if sites is not None and asks_for_sites(network):
         with domain(network, sites):
             yield
     else:
@@ -42,7 +47,6 @@ def logits_of(
         sites: of the images, where known.
 
     """
-    sites = [None] * len(images) if sites is None else sites
     if patch_size is None:
         with at_sites(network, sites):
             whole: Tensor = network(images)
@@ -53,7 +57,7 @@ def logits_of(
 
     def look(windows: Tensor) -> Tensor:
         # All of one image where there is one; MONAI does not say which image a window is of.
-        with at_sites(net, [sites[0] if len(images) == 1 else None] * len(windows)):
+        with at_sites(net, [sites[0] if sites and len(images) == 1 else None] * len(windows)):
             logits: Tensor = net(windows)
             return logits
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mednorm.tasks.judge import Judge, Metrics
-from mednorm.training.inference import at_sites, logits_of
+from mednorm.training.inference import asks_for_sites, at_sites, logits_of
 from mednorm.training.settings import RunSettings
 
 
@@ -45,6 +45,7 @@ class TrainingModule(pl.LightningModule):
         self.settings = settings
         self.sites = {"train": train_sites, "val": val_sites}
         self.sums: dict[str, Tensor] = {}
+        self._by_site = asks_for_sites(network)
         regularizers = settings.regularizer.split("+")
         self._l1 = settings.l1 if "l1" in regularizers else 0.0
         self._l2 = settings.l2 if "l2" in regularizers else 0.0
@@ -135,9 +136,11 @@ class TrainingModule(pl.LightningModule):
         """Return this epoch's metrics of "train" or "val"."""
         return self.judges[split].compute()
 
-    def _sites_of(self, split: str, rows: Tensor) -> list[str | None]:
+    def _sites_of(self, split: str, rows: Tensor) -> list[str | None] | None:
         known = self.sites[split]
-        return [known[row] if known else None for row in rows.tolist()]
+        if not known or not self._by_site:  # to read the rows is to wait for the GPU
+            return None
+        return [known[row] for row in rows.tolist()]
 
     def _loss(self, split: str, logits: Tensor, targets: Tensor) -> Tensor:
         loss: Tensor = self.loss(logits, targets)

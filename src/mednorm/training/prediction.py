@@ -119,6 +119,7 @@ def predict_run(
     overwrite: bool = False,
     device: str = "auto",
     probabilities: bool = False,
+    site: str | None = None,
     progress: Callable[[Prediction], None] | None = None,
 ) -> list[Prediction]:
     """Predict images by the best epoch of a run, in evaluation mode: with running statistics, each image by itself.
@@ -137,6 +138,7 @@ def predict_run(
         device: "auto", "cpu" or "cuda".
         probabilities: also write those of each voxel, float32 with the classes along the last axis: as
             ``NAME-probabilities.nii.gz``, or ``NAME-probabilities.npy`` for an image without a place.
+        site: which all images are from, for a run with normalization by site.
         progress: called after each image.
 
     Returns:
@@ -146,9 +148,9 @@ def predict_run(
         RunError: not a run, no usable weights, an image that its network does not take, or an output of NaN or inf.
         DataError: an image that cannot be read, one given twice, an output that is there, or one that would replace an
             image or lie among the slices of a series, whatever `overwrite` says.
-        ConfigError: a device that is not there, or no folder for masks.
+        ConfigError: a device that is not there, no folder for masks, or a site for a run that does not tell them apart.
     """
-    run = TrainedRun(folder, device)
+    run = TrainedRun(folder, device, site)
     if run.task.kind == "segmentation" and out is None:
         raise ConfigError("out: expected a folder for the masks, got none. Name one.")
     found = find_inputs(inputs)
@@ -196,7 +198,8 @@ def _predicted(run: TrainedRun, each: Input, out: Path | None, overwrite: bool, 
     geometry = image.geometry
     brought = bring(pixels.reshape(len(pixels), *flat(size)), geometry, run.grid, each.text)
     chances = run(brought.pixels, each.text)
-    notes = tuple(step for step in brought.steps if step == UNPLACED) + run.doubts(brought.pixels, each.text)
+    notes = tuple(step for step in brought.steps if step == UNPLACED)
+    notes += run.sites_told() + run.doubts(brought.pixels, each.text)
     spacing = image.spacing
     if run.task.kind == "classification":
         by_class = dict(zip(run.classes, chances.tolist(), strict=True))

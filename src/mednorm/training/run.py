@@ -24,6 +24,7 @@ from mednorm.results import Run
 from mednorm.tasks import Prepared, Task
 from mednorm.tasks.bootstrap import interval
 from mednorm.tasks.judge import Metrics
+from mednorm.tasks.networks import check_sites
 from mednorm.tasks.outcomes import Outcomes
 from mednorm.tasks.scaling import fit_input_scaling
 from mednorm.training.batches import Loader, evaluation_loader, training_loader
@@ -53,13 +54,15 @@ def train(
 
     Raises:
         RunError: the folder holds a run with other settings, or a damaged one.
-        ConfigError: a device that is not there, or a batch size above the number of training images.
+        ConfigError: a device that is not there, a batch size above the number of training images, or sites in the
+            settings that are not those of the images.
         MissingExtraError: TensorBoard was asked for and is not installed.
 
     """
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device: expected one that this machine has, got 'cuda'. Choose auto or cpu.")
     check_batch_size(settings, prepared)
+    _check_sites(settings, prepared)
     with exclusive(folder):
         return open_run(settings, folder) or _train(settings, task, prepared, folder, callbacks)
 
@@ -76,6 +79,14 @@ def check_batch_size(settings: RunSettings, prepared: Prepared) -> None:
         raise ConfigError(
             f"batch size: expected at most {images}, the number of training images, got {settings.batch_size}."
         )
+
+
+def _check_sites(settings: RunSettings, prepared: Prepared) -> None:
+    """Pass if the run, where its norm has a row for each site, will say on disk which row is whose."""
+    found = list(prepared.shape.sites)
+    check_sites(settings.norm, found)
+    if settings.norm == "domain" and settings.sites != found:
+        raise ConfigError(f"sites: expected those of the images, {found}, got {settings.sites}.")
 
 
 def _train(settings: RunSettings, task: Task, prepared: Prepared, folder: Path, callbacks: Sequence[Callback]) -> Run:

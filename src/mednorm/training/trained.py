@@ -33,18 +33,25 @@ class TrainedRun:
     Args:
         folder: the run's folder.
         device: "auto", "cpu" or "cuda".
+        site: of the images, for a run with normalization by site; None where it is unknown.
 
     Raises:
         RunError: not a run, or one without usable weights.
-        ConfigError: a device that is not there.
+        ConfigError: a device that is not there, or a site for a run that does not tell sites apart.
     """
 
-    def __init__(self, folder: Path, device: str = "auto") -> None:
+    def __init__(self, folder: Path, device: str = "auto", site: str | None = None) -> None:
         if device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("device: expected one that this machine has, got 'cuda'. Choose auto or cpu.")
         self.device = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
         self.folder, self.settings = folder, load_settings(folder)
         self.task = find_task(self.settings.task)
+        self.site = site
+        if site is not None and self.settings.norm != "domain":
+            raise ConfigError(
+                f"site: expected a run with norm 'domain', which tells sites apart, got {site!r} for one with "
+                f"{self.settings.norm!r}. Leave it out."
+            )
         if not self.settings.classes:
             raise RunError(f"{folder / 'config.toml'}: expected the names of the classes, got none. Train it again.")
         self.classes = tuple(self.settings.classes)
@@ -112,7 +119,8 @@ class TrainedRun:
         try:
             with evaluation_mode(network):
                 images = image[None].to(self.device)
-                logits = logits_of(network, images, self.settings.patch_size, self.settings.batch_size)[0].cpu()
+                patch, windows = self.settings.patch_size, self.settings.batch_size
+                logits = logits_of(network, images, patch, windows, [self.site])[0].cpu()
         except torch.OutOfMemoryError:
             raise RunError(
                 f"{where}: expected room in the memory of the GPU, got too little for {tuple(image.shape)}. "
@@ -124,6 +132,14 @@ class TrainedRun:
                 f"network of {self.folder} gives. Did the run diverge?"
             )
         return logits.double().softmax(0) if logits.dim() == 1 else logits.softmax(0)
+
+    def sites_told(self) -> tuple[str, ...]:
+        """Say so where a run that tells sites apart does not know the one of the images."""
+        known = self.settings.sites or []
+        if self.settings.norm != "domain" or self.site in known:
+            return ()
+        what = "which site it is from is not said" if self.site is None else f"no image of {self.site!r} was trained on"
+        return (f"{what}, so the statistics of all sites together serve; known are {', '.join(known)}",)
 
     def doubts(self, image: Tensor, where: str) -> tuple[str, ...]:
         """Say so where an image ``(C, *spatial)`` is far from the intensities of the training, which scale it.

@@ -68,8 +68,9 @@ def write_run(folder, *, network="bright", axes=2, channels=1, classes=("backgro
     }
     settings = RunSettings.model_validate(values | changed)
     size = tuple(settings.patch_size or settings.image_size or [16] * axes)
+    shape = Shape(channels, size, len(classes), tuple(settings.sites or ()))
     built = find_task(settings.task).network_for(
-        Shape(channels, size, len(classes)), settings.network, settings.norm, settings.dropout_rate, settings.placement
+        shape, settings.network, settings.norm, settings.dropout_rate, settings.placement
     )
     weights = {f"network.{name}": value for name, value in built.state_dict().items()}
     folder.mkdir(parents=True)

@@ -7,6 +7,8 @@ from mednorm.training import trained
 from mednorm.training.trained import TrainedRun, flat
 from tests.unit.training.runs import HERE, volume_run, write_run
 
+ALL = "so the statistics of all sites together serve; known are"
+
 
 def test_probabilities_are_the_softmax_of_what_the_weights_say(tmp_path):
     run = TrainedRun(write_run(tmp_path / "run", classes=["a", "b", "c"]))
@@ -26,6 +28,34 @@ def test_a_network_of_the_package_is_loaded_whatever_its_norm(tmp_path, norm):
     loaded = run.network_for(torch.zeros(1, 16, 24), "a.png").state_dict()
     assert {f"network.{name}" for name in loaded} == set(stored)
     assert all(torch.equal(value, stored[f"network.{name}"]) for name, value in loaded.items())
+
+
+def by_site(tmp_path, site):
+    """A run with statistics of two sites, of which Lund's images are ten times as bright."""
+    folder = write_run(tmp_path / "run", norm="domain", sites=["Basel", "Lund"])
+    stored = torch.load(folder / "best.ckpt", weights_only=True)
+    weights = stored["state_dict"]
+    (mean,) = [name for name in weights if name.endswith("domain_mean")]
+    weights[mean.replace("domain_mean", "domain_var")][1] = 100.0
+    weights[mean.replace("domain_mean", "domain_batches")].fill_(5)
+    torch.save(stored, folder / "best.ckpt")
+    return TrainedRun(folder, site=site)
+
+
+@pytest.mark.parametrize("site", ["Basel", "Lund", None, "Bern"])
+def test_a_run_by_site_predicts_with_the_statistics_of_the_site_that_is_said(tmp_path, site):
+    run = by_site(tmp_path, site)
+    image = torch.randn(1, 8, 8)
+    scaled = (image[0] - image.mean()) / image.std(correction=0) / (10 if site == "Lund" else 1)
+    expected = torch.stack([0 * scaled, 8 * scaled - 4]).softmax(0)
+    torch.testing.assert_close(run(image, "a.png"), expected, rtol=1e-3, atol=1e-3)
+    told = {None: "which site it is from is not said", "Bern": "no image of 'Bern' was trained on"}.get(site)
+    assert run.sites_told() == (() if told is None else (f"{told}, {ALL} Basel, Lund",))
+
+
+def test_a_site_is_refused_for_a_run_that_does_not_tell_sites_apart(tmp_path):
+    with pytest.raises(ConfigError, match="got 'Lund' for one with 'batch'"):
+        TrainedRun(write_run(tmp_path / "run"), site="Lund")
 
 
 def test_the_network_is_left_in_its_mode_and_its_statistics_stay(tmp_path):
