@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from mednorm.layers.accumulation import accumulate as accumulate
     from mednorm.layers.batch import BatchNorm as BatchNorm
     from mednorm.layers.domain import DomainBatchNorm as DomainBatchNorm
-    from mednorm.layers.domain import domain as domain
     from mednorm.layers.frozen import FrozenBatchNorm as FrozenBatchNorm
     from mednorm.layers.ghost import GhostBatchNorm as GhostBatchNorm
     from mednorm.layers.moving import MovingBatchNorm as MovingBatchNorm
     from mednorm.layers.range import RangeBatchNorm as RangeBatchNorm
     from mednorm.layers.renorm import BatchRenorm as BatchRenorm
     from mednorm.layers.renorm import set_total_steps as set_total_steps
+    from mednorm.layers.sites import domain as domain
     from mednorm.lightning import AccumulateStatistics as AccumulateStatistics
     from mednorm.lightning import FreezeStatistics as FreezeStatistics
     from mednorm.moments import Moments as Moments

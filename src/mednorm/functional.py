@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -96,7 +97,7 @@ def activation_slope(activation: Activation | None, negative_slope: float) -> fl
     """Return the slope below 0: 0 for ReLU, None without an activation.
 
     Raises:
-        ConfigError: an unknown activation.
+        ConfigError: an unknown activation, or a slope out of its range.
 
     """
     match activation:
@@ -104,8 +105,10 @@ def activation_slope(activation: Activation | None, negative_slope: float) -> fl
             return None
         case "relu":
             return 0.0
-        case "leaky_relu":
+        case "leaky_relu" if 0 <= negative_slope < math.inf:
             return negative_slope
+        case "leaky_relu":
+            raise ConfigError(f"activation: expected negative_slope of at least 0 and finite, got {negative_slope!r}.")
     raise ConfigError(f"activation: expected one of None, {', '.join(map(repr, ACTIVATIONS))}, got {activation!r}.")
 
 

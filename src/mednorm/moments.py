@@ -147,11 +147,12 @@ class Moments:
             count: how many values every channel has, where that is known: then no device is asked for it.
 
         """
+        constant: Tensor | float
         if count is None:
             counts, place = self.count.unique(return_inverse=True)
             constant = self.mean.new_tensor([range_over_std(max(2, each)) for each in counts.tolist()])[place]
         else:
-            constant = self.mean.new_tensor(_range_over_std(max(2, count)))
+            constant = _range_over_std(max(2, count))
         spread = torch.where(self.count > 1, (self.maximum - self.minimum) / constant, 0)
         return Moments(self.count, self.mean, self.count * spread.square(), self.minimum, self.maximum)
 

@@ -16,7 +16,7 @@ from mednorm import (
     MovingBatchNorm,
     RangeBatchNorm,
 )
-from mednorm.layers.domain import domain
+from mednorm.layers.sites import domain
 from tests.properties.test_batch import SEEDS, batches
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}

@@ -78,11 +78,14 @@ class accumulate:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self.commit()
-        for layer in self.layers:
-            layer.end_accumulation()
+        try:
+            if kind is None:
+                self.commit()
+        finally:
+            for layer in self.layers:
+                layer.end_accumulation()
 
 
 def _moves(layer: _BatchNorm) -> bool:
-    return layer.training and layer.track_running_stats and layer.momentum != 0
+    held = bool(getattr(layer.__dict__.get("_mednorm_frozen"), "hooks", ()))  # by `mednorm.freeze`
+    return layer.training and layer.track_running_stats and layer.momentum != 0 and not held

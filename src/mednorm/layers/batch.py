@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from numbers import Integral
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, TypedDict
 
 import torch
 import torch.distributed as dist
@@ -15,11 +16,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mednorm import kernels
 from mednorm.errors import ConfigError, ShapeError
 from mednorm.functional import Activation, activation_slope, normalize
+from mednorm.layers.tracking import BySite, Move, ProcessGroup, is_process_group, move, others_of, repeating_forward
 from mednorm.moments import Moments, broadcast_mask
 
-# The processes that share their statistics: None for this one alone, "world" for all there are when it is used.
-ProcessGroup = dist.ProcessGroup | Literal["world"] | None
-BySite = Mapping[int, Moments]  # of a batch, the statistics of each site, where a layer keeps them apart
+
+class Common(TypedDict, total=False):
+    """Keywords of every layer of the family; `BatchNorm` says what they are."""
+
+    activation: Activation | None
+    negative_slope: float
+    process_group: ProcessGroup
+    bias: bool
+    device: torch.device | str | None
+    dtype: torch.dtype | None
 
 
 class BatchNorm(_BatchNorm):
@@ -35,7 +44,8 @@ class BatchNorm(_BatchNorm):
     A batch whose mean or variance is not finite in any channel (an overflow in mixed precision, a NaN voxel) moves no
     running statistic and is counted in ``num_batches_skipped``; its output is what the arithmetic gives, so that a
     gradient scaler still sees the overflow. An empty batch moves nothing either; nor does the forward pass that
-    activation checkpointing repeats during the backward pass. Within `mednorm.accumulate` the running statistics move
+    activation checkpointing repeats during the backward pass (of a layer that was compiled inside what is checkpointed
+    it does, as in PyTorch: compile around the checkpoint). Within `mednorm.accumulate` the running statistics move
     once, by the statistics of all micro-batches together.
 
     Args:
@@ -50,7 +60,9 @@ class BatchNorm(_BatchNorm):
         process_group: take the statistics over the batches of all these processes, whatever their sizes: a
             ``torch.distributed.ProcessGroup``, or ``"world"`` for all processes; None for this process alone. Each of
             them must run each forward and backward pass, if need be with an empty batch. Evaluation needs none. As in
-            PyTorch, a layer that holds a ProcessGroup cannot be copied or pickled; one with ``"world"`` can.
+            PyTorch, a layer that holds a ProcessGroup cannot be copied or pickled; one with ``"world"`` can. Without,
+            DistributedDataParallel keeps the running statistics of its first process alone.
+        bias: learn :math:`\beta`; without, and with `affine`, :math:`\gamma` alone.
         device: of parameters and buffers.
         dtype: of parameters and buffers.
 
@@ -101,6 +113,7 @@ class BatchNorm(_BatchNorm):
         activation: Activation | None = None,
         negative_slope: float = 0.01,
         process_group: ProcessGroup = None,
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -112,13 +125,13 @@ class BatchNorm(_BatchNorm):
                 "with them. Use BatchNorm to normalize with those of the batch."
             )
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+        if not bias:  # PyTorch's own keyword is younger than the oldest version we work with
+            self.register_parameter("bias", None)
         self.activation = activation
         self.negative_slope = negative_slope
         self.process_group = process_group
         self.batch_moments = None
-        self._pending: list[tuple[Moments, BySite]] | None = (
-            None  # within `accumulate`: what waits for the end of the step
-        )
+        self._pending: list[tuple[Moments, BySite]] | None = None  # what waits for the end of a step
         skipped = torch.zeros((), dtype=torch.int64, device=device)
         self.register_buffer("num_batches_skipped", skipped, persistent=False)
 
@@ -202,9 +215,19 @@ class BatchNorm(_BatchNorm):
         )
         return kernels.activate_(y, slope).to(x.dtype)
 
+    # What a copy or a pickle leaves behind: it belongs to a step that is under way.
+    _passing: ClassVar[Mapping[str, Any]] = {"_pending": None}
+
     def __getstate__(self) -> dict[str, Any]:
-        """Leave to a copy what belongs to it: not the batches that wait for the end of a step."""
-        return {**self.__dict__, "_pending": None}
+        """Leave to a copy what belongs to it."""
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        return {**state, **copy.deepcopy(dict(self._passing))}
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if self.num_batches_skipped.is_meta and self.running_mean is not None and not self.running_mean.is_meta:
+            # Built on the meta device and given its values by assignment, of which this buffer has none.
+            self.num_batches_skipped = torch.zeros((), dtype=torch.int64, device=self.running_mean.device)
 
     def reset_running_stats(self) -> None:
         """Forget the running statistics and how many batches were tracked and skipped."""
@@ -255,9 +278,18 @@ class BatchNorm(_BatchNorm):
         some = (moments.count > 0).all()
         batch = self._centre(moments), self._spread(moments)
         weight = self._weight_of_new(self.num_batches_tracked, moments.mean.dtype)
-        moved = move((self.running_mean, self.running_var), batch, weight, some & moments.finite)
+        moves: list[Move] = [((self.running_mean, self.running_var), batch, weight), *self._further_moves(sites)]
+        moved = move(moves, some & moments.finite)
         self.num_batches_tracked += moved
         self.num_batches_skipped += some & ~moved
+        self._count_sites(sites, moved)
+
+    def _further_moves(self, sites: BySite) -> list[Move]:
+        """Return what moves with the running statistics or not at all: those of sites, where a layer has them."""
+        return []
+
+    def _count_sites(self, sites: BySite, moved: Tensor) -> None:
+        """Count the batches of each site, where a layer does."""
 
     def _centre(self, moments: Moments) -> Tensor:
         """Return what the running mean moves towards."""
@@ -273,11 +305,7 @@ class BatchNorm(_BatchNorm):
 
     def _group(self) -> dist.ProcessGroup | None:
         """Return the processes to share statistics with; None where there are no others."""
-        group = self.process_group
-        if group is None or not dist.is_initialized():
-            return None
-        found = dist.group.WORLD if group == "world" else group
-        return found if dist.get_world_size(found) > 1 else None
+        return others_of(self.process_group)
 
     def _gradient_group(self) -> dist.ProcessGroup | None:
         """Return the processes over which the backward pass adds up: those that share the statistics."""
@@ -317,32 +345,6 @@ class BatchNorm(_BatchNorm):
         return shown + (f", process_group={self.process_group!r}" if self.process_group is not None else "")
 
 
-@torch.no_grad()
-def move(
-    running: tuple[Tensor, Tensor], batch: tuple[Tensor, Tensor], weight: Tensor | float, allowed: Tensor
-) -> Tensor:
-    """Move running mean and variance towards a batch's, all channels or none; return whether they moved.
-
-    Args:
-        running: the two buffers, written to.
-        batch: the two values.
-        weight: of the batch's.
-        allowed: False keeps them where they are; so does a result that is no number.
-
-    """
-    # In the buffers' own type: a variance that float32 holds may be infinite in float16.
-    new = [((1 - weight) * old + weight * value).to(old.dtype) for old, value in zip(running, batch, strict=True)]
-    moved = allowed & new[0].isfinite().all() & new[1].isfinite().all()
-    for buffer, value in zip(running, new, strict=True):
-        buffer.copy_(torch.where(moved, value, buffer))
-    return moved
-
-
-def repeating_forward() -> bool:
-    """Tell whether this forward pass runs inside a backward pass: activation checkpointing repeats the first one."""
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
-
-
 def _check_arguments(
     who: str, num_features: int, eps: float, momentum: float | None, process_group: ProcessGroup
 ) -> None:
@@ -355,8 +357,7 @@ def _check_arguments(
             f"{who}: expected momentum in [0, 1] or None, got {momentum!r}. It is the weight of the new batch: "
             "Keras's 0.99 is 0.01 here."
         )
-    outside = dist.GroupMember.NON_GROUP_MEMBER  # what `new_group` gives to a process that is not in it
-    if process_group not in (None, "world", outside) and not isinstance(process_group, dist.ProcessGroup):
+    if not is_process_group(process_group):
         raise ConfigError(
             f"{who}: expected process_group to be a ProcessGroup, 'world' or None, got {process_group!r}."
         )

@@ -1,18 +1,18 @@
-"""Batch normalization with the statistics of each site, and the context that says where samples come from."""
+"""Batch normalization with the statistics of each site."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from numbers import Integral
-from typing import Any
+import difflib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from mednorm.errors import ConfigError, ShapeError
-from mednorm.functional import Activation
-from mednorm.layers.batch import BatchNorm, BySite, ProcessGroup, move, repeating_forward
+from mednorm.layers.batch import BatchNorm, Common
+from mednorm.layers.tracking import BySite, Move, repeating_forward
 from mednorm.moments import Moments, broadcast_mask
 
 Site = str | int | None
@@ -31,40 +31,38 @@ class DomainBatchNorm(BatchNorm):
       statistics; the batch as a whole moves the pooled ones, ``running_mean`` and ``running_var``.
     - evaluation: the running statistics of the sample's site. A site that is not among `domains`, or of which no batch
       was seen, gets the pooled statistics.
-    - samples of unknown sites are one group in training, which moves the pooled statistics alone. Where nobody says
-      where samples come from, all are: then the layer is `BatchNorm`.
+    - samples of unknown sites (None or -1) are one group in training, which moves the pooled statistics alone. Where
+      nobody says where samples come from, all are: then the layer is `BatchNorm`.
 
     So a difference in gain or contrast between sites is taken out at each layer, and γ, β and all other weights are
     learned from every site together. With `domain_affine`, γ and β are each site's own too.
 
     Args:
-        num_features: as the arguments up to `process_group`, and device and dtype, see `BatchNorm`.
+        num_features: channels C.
         eps: added to the variance.
-        momentum: weight of the new value; None for the plain average over the batches of a site.
+        momentum: weight of the new value; None for the plain average.
         affine: learn :math:`\gamma` and :math:`\beta`.
-        track_running_stats: must be True.
-        activation: applied in the same operation.
-        negative_slope: slope of ``"leaky_relu"`` below 0.
-        process_group: take the statistics of each site over all these processes.
+        track_running_stats: keep running statistics.
         domains: names of the sites, or how many there are.
         domain_affine: :math:`\gamma,\beta` for every site; those of samples of unknown sites stay ``weight``, ``bias``.
-        device: of parameters and buffers.
-        dtype: of parameters and buffers.
+        **common: the keywords of `BatchNorm`.
 
     Attributes:
         domain_mean: running mean of each site, ``(D, C)``; so `domain_var`; and `domain_batches`, ``(D,)``, the number
-            of batches with samples of the site. All in the state_dict.
+            of batches with samples of the site. All in the state_dict, with `domain_names`, by which a state_dict is
+            put in order when it is loaded.
 
     Shape:
         Input and output ``(N, C, *)``.
 
     Raises:
-        ConfigError: an argument is out of its range.
+        ConfigError: an argument is out of its range; in training, the name of a site that is not among `domains`.
         ShapeError: as `BatchNorm`, for the samples of every site in a training batch; or the number of samples is not
             that of the sites said.
 
     Example:
         >>> import torch
+        >>> from mednorm import domain
         >>> layer = DomainBatchNorm(1, domains=["Basel", "Lund"])
         >>> x = torch.randn(8, 1, 32, 32) + torch.tensor([0.0, 50.0]).repeat(4).view(8, 1, 1, 1)
         >>> with domain(layer, ["Basel", "Lund"] * 4):
@@ -76,7 +74,9 @@ class DomainBatchNorm(BatchNorm):
         It removes whatever differs between sites, also what should not go: where one hospital sends the sick and the
         other the healthy, the difference between them is partly the disease. A site seen in few images has poor
         statistics; one never seen is served by the pooled ones, as by `BatchNorm`. Where activation checkpointing
-        repeats a forward pass, it remembers the sites of the last one.
+        repeats a forward pass, it remembers the sites of the last one. DistributedDataParallel hands the statistics of
+        its first process to all: use ``process_group="world"``, or a site that process never sees is lost.
+        ``torch.compile`` makes a graph for each new list of sites.
 
     Reference:
         Chang et al. (2019), "Domain-Specific Batch Normalization for Unsupervised Domain Adaptation"; Li et al. (2021),
@@ -100,40 +100,32 @@ class DomainBatchNorm(BatchNorm):
         affine: bool = True,
         track_running_stats: bool = True,
         *,
-        activation: Activation | None = None,
-        negative_slope: float = 0.01,
-        process_group: ProcessGroup = None,
         domains: int | Sequence[str],
         domain_affine: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **common: Unpack[Common],
     ) -> None:
         names = _names(domains)
         if domain_affine and not affine:
             raise ConfigError(f"DomainBatchNorm: expected affine=True with domain_affine=True, got {affine!r}.")
-        super().__init__(
-            num_features,
-            eps,
-            momentum,
-            affine,
-            track_running_stats,
-            activation=activation,
-            negative_slope=negative_slope,
-            process_group=process_group,
-            device=device,
-            dtype=dtype,
-        )
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, **common)
         self.domains = names
         self.domain_affine = domain_affine
         self.sites: tuple[Site, ...] | None = None  # of the samples of the next batch; `domain` sets it
         self._last_sites: tuple[Site, ...] | None = None
-        shape = (len(names), num_features)
-        self.register_buffer("domain_mean", torch.zeros(shape, device=device, dtype=dtype))
-        self.register_buffer("domain_var", torch.ones(shape, device=device, dtype=dtype))
+        shape, device = (len(names), num_features), common.get("device")
+        like: dict[str, Any] = {"device": device, "dtype": common.get("dtype")}
+        self.register_buffer("domain_mean", torch.zeros(shape, **like))
+        self.register_buffer("domain_var", torch.ones(shape, **like))
         self.register_buffer("domain_batches", torch.zeros(len(names), device=device, dtype=torch.int64))
-        for name, start in (("domain_weight", torch.ones), ("domain_bias", torch.zeros)):
-            values = nn.Parameter(start(shape, device=device, dtype=dtype)) if domain_affine else None
-            self.register_parameter(name, values)
+        self.register_buffer("domain_names", names_buffer(names, device))
+        for name, start, common_one in (
+            ("domain_weight", torch.ones, self.weight),
+            ("domain_bias", torch.zeros, self.bias),
+        ):
+            wanted = domain_affine and common_one is not None
+            self.register_parameter(name, nn.Parameter(start(shape, **like)) if wanted else None)
+
+    _passing: ClassVar[Mapping[str, Any]] = {**BatchNorm._passing, "sites": None, "_last_sites": None}
 
     def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalize; `mask` is boolean, True on values that count, of the input's shape with or without channels."""
@@ -179,19 +171,26 @@ class DomainBatchNorm(BatchNorm):
         return self._normalize_with(x, mask, mean, var, *self._affine(site))
 
     def _affine(self, site: int | None) -> tuple[Tensor | None, Tensor | None]:
-        if site is None or self.domain_weight is None or self.domain_bias is None:
+        if site is None or self.domain_weight is None:
             return self.weight, self.bias
-        return self.domain_weight[site], self.domain_bias[site]
+        return self.domain_weight[site], None if self.domain_bias is None else self.domain_bias[site]
 
-    @torch.no_grad()
-    def _commit(self, moments: Moments, sites: BySite) -> None:
-        """Move the pooled statistics and each site's, or none where any of them is no number."""
-        super()._commit(moments, sites)
-        for site, each in sites.items():
-            weight = self._weight_of_new(self.domain_batches[site], each.mean.dtype)
+    def _further_moves(self, sites: BySite) -> list[Move]:
+        moves: list[Move] = []
+        for site, moments in sites.items():
             running = self.domain_mean[site], self.domain_var[site]
-            allowed = (each.count > 0).all() & moments.finite
-            self.domain_batches[site] += move(running, (each.mean, each.unbiased_variance), weight, allowed)
+            # Among several processes every site is here, and one without a sample stays where it is.
+            batch = tuple(
+                torch.where(moments.count > 0, value, old)
+                for value, old in zip((moments.mean, moments.unbiased_variance), running, strict=True)
+            )
+            weight = self._weight_of_new(self.domain_batches[site], moments.mean.dtype)
+            moves.append((running, (batch[0], batch[1]), weight))
+        return moves
+
+    def _count_sites(self, sites: BySite, moved: Tensor) -> None:
+        for site, moments in sites.items():
+            self.domain_batches[site] += moved & (moments.count > 0).all()
 
     def _groups(self, samples: int, sites: Sequence[Site] | None) -> dict[int | None, list[int]]:
         """Return the samples of each site there is, None for unknown ones; of every site where processes share them."""
@@ -212,6 +211,12 @@ class DomainBatchNorm(BatchNorm):
 
     def _number(self, site: Site) -> int | None:
         if isinstance(site, str):
+            if site not in self.domains and self.training:
+                near = difflib.get_close_matches(site, self.domains, n=1)
+                hint = f"Did you mean {near[0]!r}?" if near else "None stands for an unknown site."
+                raise ConfigError(
+                    f"{self._who}: expected sites of {', '.join(self.domains)} in training, got {site!r}. {hint}"
+                )
             return self.domains.index(site) if site in self.domains else None
         if site is None or site == -1:
             return None
@@ -221,6 +226,33 @@ class DomainBatchNorm(BatchNorm):
                 f"got {site!r}."
             )
         return site
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        metadata: Any,
+        strict: bool,
+        missing: Any,
+        unexpected: Any,
+        errors: list[str],
+    ) -> None:
+        """Put the sites of a state_dict into this layer's order, by their names."""
+        key = f"{prefix}domain_names"
+        if key in state_dict:
+            names = json.loads(bytes(state_dict[key].cpu().tolist()))
+            if sorted(names) != sorted(self.domains):
+                errors.append(
+                    f"{self._who} at {prefix or 'the root'}: expected statistics of the sites "
+                    f"{', '.join(self.domains)}, got those of {', '.join(names)}."
+                )
+                return
+            order = [names.index(name) for name in self.domains]
+            for name in ("domain_mean", "domain_var", "domain_batches", "domain_weight", "domain_bias"):
+                if f"{prefix}{name}" in state_dict:
+                    state_dict[f"{prefix}{name}"] = state_dict[f"{prefix}{name}"][order]
+            state_dict[key] = names_buffer(self.domains, state_dict[key].device)
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
 
     def reset_running_stats(self) -> None:
         """Forget the running statistics of all and of each site."""
@@ -236,67 +268,9 @@ class DomainBatchNorm(BatchNorm):
         return f"{super().extra_repr()}, {own}"
 
 
-@contextmanager
-def domain(network: nn.Module, ids: Any, *, key: str = "site") -> Iterator[None]:
-    """Say which site each sample of the batches inside comes from, to every `DomainBatchNorm` of a network.
-
-    Args:
-        network: any network, or one layer.
-        ids: one site a sample: names, numbers (-1 or None for an unknown site), or a tensor of numbers. Or a batch as
-            a dictionary, whose `key` holds them; or whose images are MONAI's, with `key` in their metadata.
-        key: where a batch has its sites.
-
-    Raises:
-        ConfigError: the network has no such layer, the batch no such key, or a site is neither name nor number.
-
-    Example:
-        >>> import torch
-        >>> from mednorm import DomainBatchNorm
-        >>> network = nn.Sequential(nn.Conv2d(1, 4, 3), DomainBatchNorm(4, domains=2))
-        >>> batch = {"image": torch.randn(4, 1, 8, 8), "site": torch.tensor([0, 1, 1, -1])}
-        >>> with domain(network.eval(), batch):
-        ...     y = network(batch["image"])
-
-    """
-    layers = [module for module in network.modules() if isinstance(module, DomainBatchNorm)]
-    if not layers:
-        raise ConfigError(
-            f"domain: expected a network with a DomainBatchNorm, got none in {type(network).__name__}. Make them with "
-            "mednorm.convert(network, to='domain', domains=[…])."
-        )
-    sites = _sites(ids, key)
-    before = [layer.sites for layer in layers]
-    try:
-        for layer in layers:
-            layer.sites = sites
-        yield
-    finally:
-        for layer, old in zip(layers, before, strict=True):
-            layer.sites = old
-
-
-def _sites(ids: Any, key: str) -> tuple[Site, ...]:
-    found = _of_batch(ids, key) if isinstance(ids, Mapping) else ids
-    meta = getattr(found, "meta", None) or {}  # of MONAI's tensors
-    found = meta.get(key, found)
-    if isinstance(found, str):
-        raise ConfigError(f"domain: expected one site a sample, got the text {found!r}. Pass a list: [{found!r}, …].")
-    values = found.tolist() if hasattr(found, "tolist") else list(found)
-    values = values if isinstance(values, list) else [values]
-    for value in values:
-        known = value is None or isinstance(value, str | Integral)
-        if not known or isinstance(value, bool):
-            raise ConfigError(f"domain: expected names or whole numbers of sites, got {value!r}.")
-    return tuple(values)
-
-
-def _of_batch(batch: Mapping[str, Any], key: str) -> Any:
-    if key in batch:
-        return batch[key]
-    for value in batch.values():
-        if key in (getattr(value, "meta", None) or {}):
-            return value.meta[key]
-    raise ConfigError(f"domain: expected {key!r} in the batch or in the metadata of its images, got {list(batch)}.")
+def names_buffer(names: Sequence[str], device: torch.device | str | None) -> Tensor:
+    """Return the names of sites as the bytes of their JSON text, so that a state_dict of tensors alone holds them."""
+    return torch.tensor(list(json.dumps(list(names)).encode()), dtype=torch.uint8, device=device)
 
 
 def _names(domains: int | Sequence[str]) -> tuple[str, ...]:

@@ -48,5 +48,10 @@ class FrozenBatchNorm(BatchNorm):
             return super().forward(input, mask)
         return self._normalize_with_running_statistics(input, mask)
 
+    def reset_running_stats(self) -> None:
+        """Nothing, once the layer is built: PyTorch's ``update_bn`` resets before it moves, and nothing moves here."""
+        if not hasattr(self, "num_batches_skipped"):
+            super().reset_running_stats()
+
     def _track(self, *_: Any) -> None:
         """Nothing moves."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from numbers import Integral
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
-from mednorm.errors import ConfigError
-from mednorm.functional import Activation
-from mednorm.layers.batch import BatchNorm, ProcessGroup
+from mednorm.errors import ConfigError, ShapeError
+from mednorm.layers.batch import BatchNorm, Common
 from mednorm.moments import Moments, broadcast_mask
 
 
@@ -26,17 +26,14 @@ class GhostBatchNorm(BatchNorm):
     so they hold the spread *between* ghosts too, and are those of `BatchNorm`. In evaluation the layer is `BatchNorm`.
 
     Args:
-        num_features: as the arguments up to `negative_slope`, and device and dtype, see `BatchNorm`.
+        num_features: channels C.
         eps: added to the variance.
-        momentum: weight of the new value.
+        momentum: weight of the new value; None for the plain average.
         affine: learn :math:`\gamma` and :math:`\beta`.
         track_running_stats: keep running statistics.
-        activation: applied in the same operation.
-        negative_slope: slope of ``"leaky_relu"`` below 0.
-        process_group: let the running statistics move by the ghosts of all these processes; a ghost never spans two.
         ghost_size: images whose statistics are taken together, at least 1.
-        device: of parameters and buffers.
-        dtype: of parameters and buffers.
+        **common: the keywords of `BatchNorm`. With `process_group` the running statistics move by the ghosts of all
+            these processes; a ghost never spans two.
 
     Shape:
         Input and output ``(N, C, *)``.
@@ -72,29 +69,14 @@ class GhostBatchNorm(BatchNorm):
         affine: bool = True,
         track_running_stats: bool = True,
         *,
-        activation: Activation | None = None,
-        negative_slope: float = 0.01,
-        process_group: ProcessGroup = None,
         ghost_size: int = 16,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **common: Unpack[Common],
     ) -> None:
         if not isinstance(ghost_size, Integral) or isinstance(ghost_size, bool) or ghost_size < 1:
             raise ConfigError(
                 f"GhostBatchNorm: expected ghost_size to be a whole number of at least 1, got {ghost_size!r}."
             )
-        super().__init__(
-            num_features,
-            eps,
-            momentum,
-            affine,
-            track_running_stats,
-            activation=activation,
-            negative_slope=negative_slope,
-            process_group=process_group,
-            device=device,
-            dtype=dtype,
-        )
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, **common)
         self.ghost_size = ghost_size
 
     def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -107,6 +89,11 @@ class GhostBatchNorm(BatchNorm):
         ghosts = list(zip(input.split(sizes), masks, strict=True))
         measured = [Moments.of(ghost, mask=kept) for ghost, kept in ghosts]
         for (ghost, kept), moments in zip(ghosts, measured, strict=True):
+            if len(input) > 1 and len(ghost) * ghost[0, 0].numel() == 1:
+                raise ShapeError(
+                    f"{self._who}: expected at least 2 values per channel in every ghost, got 1 with "
+                    f"ghost_size={self.ghost_size} (input shape {tuple(input.shape)}). Use a larger ghost_size."
+                )
             self._check_count(ghost, moments, kept)
         parts = [self._normalize(ghost, moments, kept) for (ghost, kept), moments in zip(ghosts, measured, strict=True)]
         self.batch_moments = self._shared(Moments.pool(measured))

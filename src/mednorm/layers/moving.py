@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from numbers import Integral
-from typing import Literal
+from typing import Any, ClassVar, Literal, Unpack
 
 import torch
 from torch import Tensor
 
 from mednorm.errors import ConfigError
-from mednorm.functional import Activation
-from mednorm.layers.batch import BatchNorm, ProcessGroup, repeating_forward
-from mednorm.layers.projection import Project
+from mednorm.layers.batch import BatchNorm, Common
+from mednorm.layers.projection import Project, Window
+from mednorm.layers.tracking import repeating_forward
 from mednorm.moments import Moments
 
 Centering = Literal["mean", "weights"]
@@ -31,9 +33,10 @@ class MovingBatchNorm(BatchNorm):
               \frac{\bar A - \bar B\bar m}{\bar c-\bar m^2+\epsilon/\sigma^2}\right), \qquad
               B=E[g],\; A=E[g\hat x],\; m=E[\hat x],\; c=E[\hat x^2]
 
-    Where the statistics are those of the batch, m = 0 and the denominator is 1: the paper's correction, without which
-    the weights before the layer grow without bound. Where they are some steps old, it is the projection for the mean
-    and variance that :math:`\hat x` really has. γ and β learn by the gradient of this batch.
+    Where the statistics are those of the batch, m = 0 and the denominator is 1 (with an unbiased running variance
+    (n−1)/n): the paper's correction, without which the weights before the layer grow without bound. Where they are some
+    steps old, it is the projection for the mean and variance that :math:`\hat x` really has. γ and β learn by the
+    gradient of this batch.
 
     The running statistics move with weight :math:`m/(1-(1-m)^t)` at the t-th step, so that nothing is left of their
     initial values, and every `refresh_every` steps alone: in between no statistics are taken. Evaluation is that of
@@ -44,20 +47,16 @@ class MovingBatchNorm(BatchNorm):
     (`mednorm.centralize`). It saves the least stable of the statistics, and changes what the network computes.
 
     Args:
-        num_features: as the arguments up to `process_group`, and device and dtype, see `BatchNorm`.
+        num_features: channels C.
         eps: added to the variance.
         momentum: weight of the new value; None for the plain average.
         affine: learn :math:`\gamma` and :math:`\beta`.
         track_running_stats: must be True.
-        activation: applied in the same operation.
-        negative_slope: slope of ``"leaky_relu"`` below 0.
-        process_group: take the statistics, forward and backward, over all these processes.
         refresh_every: training passes (within `mednorm.accumulate`: steps) from one move of the running statistics to
             the next, at least 1.
         window: backward passes whose means are averaged, at least 1. Where micro-batches are accumulated, each is one.
         centering: ``"mean"`` or ``"weights"``.
-        device: of parameters and buffers.
-        dtype: of parameters and buffers.
+        **common: the keywords of `BatchNorm`.
 
     Shape:
         Input and output ``(N, C, *)``.
@@ -76,11 +75,12 @@ class MovingBatchNorm(BatchNorm):
         True
 
     Note:
-        The means of the backward passes are state outside the state_dict, whose keys are those of `BatchNorm`: a run
-        resumed from a checkpoint fills its window anew. With a gradient scaler, means from before a change of its
-        scale stay in the window for as long. A large `refresh_every` wants a small learning rate: the statistics must
-        not fall behind the weights. ``torch.compile`` makes a graph for each step between two refreshes, eight at most
-        by default. With a mask, the means are over the values that it keeps.
+        The means of the backward passes (`backward_window`) are state outside the state_dict, whose keys are those of
+        `BatchNorm`: a run resumed from a checkpoint fills its window anew. With a gradient scaler, means from before a
+        change of its scale stay in the window for as long. A large `refresh_every` wants a small learning rate: the
+        statistics must not fall behind the weights. ``torch.compile`` makes a graph for each step between two
+        refreshes, eight at most by default. With a mask, the means are over the values that it keeps. A layer that a
+        step uses twice and activation checkpointing repeats is repeated with statistics that have moved once more.
 
     Reference:
         Yan, Wan, Zhang, Zhang, Wei & Sun (2020), "Towards Stabilizing Batch Statistics in Backward Propagation of
@@ -89,8 +89,8 @@ class MovingBatchNorm(BatchNorm):
     """
 
     _needs_running_stats = True
-    backward_means: Tensor
-    backward_passes: Tensor
+    refresh_every: int
+    window: int
 
     def __init__(
         self,
@@ -100,14 +100,10 @@ class MovingBatchNorm(BatchNorm):
         affine: bool = True,
         track_running_stats: bool = True,
         *,
-        activation: Activation | None = None,
-        negative_slope: float = 0.01,
-        process_group: ProcessGroup = None,
         refresh_every: int = 1,
         window: int = 16,
         centering: Centering = "mean",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **common: Unpack[Common],
     ) -> None:
         for name, value in (("refresh_every", refresh_every), ("window", window)):
             if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
@@ -116,28 +112,16 @@ class MovingBatchNorm(BatchNorm):
                 )
         if centering not in ("mean", "weights"):
             raise ConfigError(f"MovingBatchNorm: expected centering to be 'mean' or 'weights', got {centering!r}.")
-        super().__init__(
-            num_features,
-            eps,
-            momentum,
-            affine,
-            track_running_stats,
-            activation=activation,
-            negative_slope=negative_slope,
-            process_group=process_group,
-            device=device,
-            dtype=dtype,
-        )
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, **common)
         self.refresh_every = refresh_every
         self.window = window
         self.centering = centering
         self._since_refresh = 0
         self._step_begun = False
-        shape = (window, 4, num_features)
-        wide = torch.float64 if dtype == torch.float64 else torch.float32
-        self.register_buffer("backward_means", torch.zeros(shape, device=device, dtype=wide), persistent=False)
-        passes = torch.zeros((), device=device, dtype=torch.int64)
-        self.register_buffer("backward_passes", passes, persistent=False)
+        # No buffers: DistributedDataParallel would hand one process's round, and half precision overflow.
+        self.backward_window = Window(window, num_features)
+
+    _passing: ClassVar[Mapping[str, Any]] = {**BatchNorm._passing, "_step_begun": False}
 
     def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalize; `mask` is boolean, True on values that count, of the input's shape with or without channels."""
@@ -145,12 +129,12 @@ class MovingBatchNorm(BatchNorm):
             return super().forward(input, mask)
         self._check_input_dim(input)
         refresh = self._since_refresh == 0
-        moments = self._measure(input, mask) if refresh or self.accumulating else None
+        moments = self._measure(input, mask) if refresh or self._first_step else None
         if not repeating_forward():
             if refresh and moments is not None:
                 self._track(moments)
             self._count_step()
-        mean, var = self._forward_statistics(input, moments if self.accumulating else None)
+        mean, var = self._forward_statistics(input, moments if self._first_step else None)
         std = (var + self.eps).sqrt()
         # In the type of the arithmetic: in half precision the gradient would be rounded on its way to the projection.
         projected: Tensor = Project.apply(  # type: ignore[no-untyped-call]
@@ -158,28 +142,25 @@ class MovingBatchNorm(BatchNorm):
             mean,
             std,
             mask,
-            self.backward_means,
-            self.backward_passes,
+            *self.backward_window.on(mean),
             self.eps,
             self.centering == "mean",
             self._group(),
         )
         return self._normalize_with(projected, mask, mean, var, self.weight, self.bias).to(input.dtype)
 
+    @property
+    def _first_step(self) -> bool:
+        """Whether micro-batches wait for the end of the very first step, so that the running statistics say nothing."""
+        assert self.num_batches_tracked is not None
+        return self.accumulating and int(self.num_batches_tracked) == 0
+
     @torch.no_grad()
     def _forward_statistics(self, x: Tensor, own: Moments | None) -> tuple[Tensor, Tensor]:
-        """Return the running statistics as they are now, in the type of the arithmetic.
-
-        Where micro-batches wait for the end of the very first step, the running statistics say nothing yet: then those
-        of the micro-batch, `own`.
-        """
+        """Return the statistics to normalize with, in the type of the arithmetic: the running ones unless given."""
         assert self.running_mean is not None
         assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        mean, var = self.running_mean, self.running_var
-        if own is not None:
-            first = self.num_batches_tracked == 0
-            mean, var = torch.where(first, self._centre(own), mean), torch.where(first, self._spread(own), var)
+        mean, var = (self.running_mean, self.running_var) if own is None else (self._centre(own), self._spread(own))
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         return mean.to(dtype, copy=True), var.to(dtype, copy=True)
 
@@ -203,10 +184,10 @@ class MovingBatchNorm(BatchNorm):
         self._step_begun = False
 
     def _weight_of_new(self, tracked: Tensor, dtype: torch.dtype) -> Tensor | float:
-        if self.momentum is None or self.momentum == 0:
+        if self.momentum in (None, 0, 1):
             return super()._weight_of_new(tracked, dtype)
-        forgotten = torch.pow(torch.tensor(1 - self.momentum, dtype=dtype, device=tracked.device), tracked + 1)
-        return self.momentum / (1 - forgotten)
+        # 1 − (1 − m)^t, which for a small momentum is a difference of nearly equal numbers, had it been written so.
+        return self.momentum / -torch.expm1((tracked + 1).to(dtype) * math.log1p(-self.momentum))
 
     def _centre(self, moments: Moments) -> Tensor:
         return moments.mean if self.centering == "mean" else torch.zeros_like(moments.mean)
@@ -220,9 +201,12 @@ class MovingBatchNorm(BatchNorm):
         """Forget the running statistics and those of the backward passes."""
         super().reset_running_stats()
         self._since_refresh = 0
-        if hasattr(self, "backward_means"):  # not yet where torch's constructor calls this
-            self.backward_means.zero_()
-            self.backward_passes.zero_()
+        if hasattr(self, "backward_window"):  # not yet where torch's constructor calls this
+            self.backward_window.clear()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self.backward_window.clear()  # it was of other weights
 
     def extra_repr(self) -> str:
         """Add what sets the layer apart."""

@@ -14,32 +14,48 @@ from mednorm.moments import broadcast_mask
 
 
 class Window:
-    """The four backward means of the last backward passes, in buffers of a layer; `averages` adds one pass.
+    """The four backward means of the last backward passes.
 
     Args:
-        means: (window, 4, C), written to.
-        passes: how many were added so far, written to.
+        length: how many passes, at least 1.
+        channels: C.
+
+    Attributes:
+        means: (length, 4, C), float32 or wider whatever the layer's type is.
+        passes: how many were added so far, int64.
 
     """
 
-    def __init__(self, means: Tensor, passes: Tensor) -> None:
-        self.means = means
-        self.passes = passes
+    def __init__(self, length: int, channels: int) -> None:
+        self.means = torch.zeros((length, 4, channels), device="cpu")
+        self.passes = torch.zeros((), dtype=torch.int64, device="cpu")
 
-    def averages(self, new: Tensor, some: Tensor) -> Tensor:
-        """Return the plain average of `new` and what the window holds, and keep `new` in it.
+    def on(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both, kept from now on where `like` is, in its type."""
+        if (self.means.device, self.means.dtype) != (like.device, like.dtype):
+            self.means, self.passes = self.means.to(like), self.passes.to(like.device)
+        return self.means, self.passes
 
-        An empty batch (`some` is False) adds nothing; means that are no numbers are in this average alone.
-        """
-        length = len(self.means)
-        place = torch.arange(length, device=self.passes.device) == self.passes % length
-        means = torch.where(place.view(-1, 1, 1) & some, new.to(self.means.dtype), self.means)
-        added = self.passes + some
-        average = means.sum(0) / added.clamp(1, length)
-        keep = some & new.isfinite().all()
-        self.means.copy_(torch.where(keep, means, self.means))
-        self.passes.copy_(torch.where(keep, added, self.passes))
-        return average.to(new.dtype)
+    def clear(self) -> None:
+        """Forget all passes."""
+        self.means.zero_()
+        self.passes.zero_()
+
+
+def averages(means: Tensor, passes: Tensor, new: Tensor, some: Tensor) -> Tensor:
+    """Return the plain average of `new` and what a window holds, and keep `new` in it.
+
+    An empty batch (`some` is False) adds nothing; means that are no numbers are in this average alone.
+    """
+    length = len(means)
+    place = torch.arange(length, device=passes.device) == passes % length
+    filled = torch.where(place.view(-1, 1, 1) & some, new, means)
+    added = passes + some
+    keep = some & new.isfinite().all()
+    average = filled.sum(0) / added.clamp(1, length)
+    means.copy_(torch.where(keep, filled, means))
+    passes.copy_(torch.where(keep, added, passes))
+    return average
 
 
 class Project(torch.autograd.Function):
@@ -51,9 +67,9 @@ class Project(torch.autograd.Function):
     .. math:: \partial x = h - \left(B + (\hat x-m)\,q\right)/\sigma, \qquad
               q = \frac{A - B\,m}{c-m^2+\epsilon/\sigma^2}
 
-    Where :math:`\mu,\sigma` are those of the batch and the window is one pass, m = 0, the denominator is 1, and this is
-    the gradient of batch normalization (Yan et al. 2020, eq. 5). Where they are not, this is the projection for the
-    mean and variance that x really has. Without `center`, B and m are left out.
+    Where :math:`\mu,\sigma` are those of the batch and the window is one pass, m = 0, the denominator is 1 (with an
+    unbiased variance (n−1)/n), and this is the gradient of batch normalization (Yan et al. 2020, eq. 5). Where they are
+    not, this is the projection for the mean and variance that x really has. Without `center`, B and m are left out.
     """
 
     @staticmethod
@@ -87,7 +103,7 @@ class Project(torch.autograd.Function):
         if ctx.group is not None:
             dist.all_reduce(sums, group=ctx.group)
         new, some = sums[:4] / sums[4].clamp(min=1), (sums[4] > 0).all()
-        b, a, m, c = Window(ctx.means, ctx.passes).averages(new, some)
+        b, a, m, c = averages(ctx.means, ctx.passes, new, some)
         if not ctx.center:
             b, m = torch.zeros_like(b), torch.zeros_like(m)
         q = (a - b * m) / (c - m.square() + ctx.eps / std.square())

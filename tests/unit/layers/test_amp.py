@@ -159,13 +159,13 @@ def test_gradients_that_overflow_float16_lose_the_step_until_the_scale_is_small_
 def test_the_window_of_moving_statistics_keeps_no_means_of_a_bad_gradient(bad):
     layer = MovingBatchNorm(CHANNELS, window=3)
     train(layer, images(IMAGE), torch.randn(IMAGE))
-    means, passes = layer.backward_means.clone(), layer.backward_passes.clone()
+    means, passes = layer.backward_window.means.clone(), layer.backward_window.passes.clone()
     grad = torch.randn(IMAGE)
     grad[0, 1, 2, 3] = bad
     _, grad_x = train(layer, images(IMAGE, seed=1), grad)
     assert not grad_x[:, 1].isfinite().any()  # a gradient scaler must see it
-    assert torch.equal(layer.backward_means, means)
-    assert torch.equal(layer.backward_passes, passes)
+    assert torch.equal(layer.backward_window.means, means)
+    assert torch.equal(layer.backward_window.passes, passes)
 
 
 def test_after_a_bad_gradient_the_next_is_corrected_as_if_it_had_not_been():

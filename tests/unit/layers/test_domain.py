@@ -11,7 +11,7 @@ from torch import nn
 
 from mednorm import BatchNorm, DomainBatchNorm
 from mednorm.errors import ConfigError, ShapeError
-from mednorm.layers.domain import domain
+from mednorm.layers.sites import domain
 from tests.harness import *  # noqa: F403
 from tests.harness import CHANNELS, LayerSpec, assert_equal_to, bytes_of, images, to_numpy, train
 from tests.oracle.groups import DomainBatchNormOracle
