@@ -17,6 +17,7 @@ from mednorm.surgery.where import Where
 try:
     import lightning.pytorch as pl
     from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.strategies import DDPStrategy
 except ModuleNotFoundError:
     raise MissingExtraError('lightning: not installed. Run: pip install "mednorm[study]"') from None
 
@@ -80,6 +81,10 @@ class FreezeStatistics(Callback):
     train on the very statistics that evaluation will use. When training ends, or fails, what this callback froze is
     let go again; what `mednorm.freeze` held before stays held, all the time.
 
+    DistributedDataParallel expects a gradient of whatever could have one when it wrapped the network. So from epoch 0
+    layers are frozen before that (those that ``configure_model`` builds when the epoch starts); γ and β cannot be held
+    later on.
+
     Args:
         from_epoch: the first epoch with frozen layers, counted from 0.
         statistics: hold the running statistics.
@@ -87,7 +92,8 @@ class FreezeStatistics(Callback):
         where: which layers; a pattern such as ``"encoder.*"``, several, or a function of name and module.
 
     Raises:
-        ConfigError: `from_epoch` is no whole number of at least 0; when the epoch comes, there is nothing to freeze.
+        ConfigError: `from_epoch` is no whole number of at least 0; there is nothing to freeze when the epoch comes; or,
+            when training starts, `affine` under DistributedDataParallel from a later epoch on.
 
     Example:
         >>> import lightning.pytorch as pl
@@ -112,10 +118,27 @@ class FreezeStatistics(Callback):
         self._frozen: tuple[FrozenLayer, ...] = ()
         self._before: tuple[FrozenLayer, ...] = ()
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Freeze before the network is wrapped, where that is to be from the start."""
+        if stage != "fit":
+            return
+        built = type(pl_module).configure_model is pl.LightningModule.configure_model
+        if self.from_epoch == 0 and built:
+            self._freeze(pl_module)
+        elif self.affine and _expects_every_gradient(trainer.strategy):
+            got = f"from_epoch={self.from_epoch}" if self.from_epoch else "a network built in configure_model"
+            raise ConfigError(
+                f"FreezeStatistics: expected from_epoch=0 and a network built in __init__ with affine=True, got {got}: "
+                "DistributedDataParallel then waits for gradients that never come. Use affine=False, or "
+                "strategy='ddp_find_unused_parameters_true'."
+            )
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Freeze when the epoch has come; in a resumed training, when it had."""
-        if self._frozen or trainer.current_epoch < self.from_epoch:
-            return
+        if not self._frozen and trainer.current_epoch >= self.from_epoch:
+            self._freeze(pl_module)
+
+    def _freeze(self, pl_module: pl.LightningModule) -> None:
         # The last call of `freeze` counts: what was held before has to be asked for again.
         self._before = unfreeze(pl_module).layers
         report = freeze(pl_module, self.statistics, self.affine, where=self.where)
@@ -132,11 +155,19 @@ class FreezeStatistics(Callback):
         """Let go."""
         self._release(pl_module)
 
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Let go where no training came about, as with ``max_epochs=0``."""
+        self._release(pl_module)
+
     def _release(self, module: pl.LightningModule) -> None:
         if self._frozen or self._before:
             unfreeze(module, where=_among(self._frozen))
             _freeze_too(module, self._before)
         self._frozen = self._before = ()
+
+
+def _expects_every_gradient(strategy: Any) -> bool:
+    return isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters", False)
 
 
 def _freeze_too(

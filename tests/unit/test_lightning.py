@@ -1,8 +1,10 @@
+import os
 import re
 
 import lightning.pytorch as pl
 import pytest
 import torch
+import torch.distributed as dist
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -260,6 +262,67 @@ def test_frozen_layers_normalize_the_training_batches_with_the_running_statistic
     outputs = Outputs()
     fit(Small(), images, [FreezeStatistics(), outputs], max_steps=2)
     torch.testing.assert_close(outputs.ours, outputs.expected)
+
+
+@pytest.fixture
+def one_process():
+    """Whatever a strategy for several processes sets up is gone afterwards."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK"):
+            patch.setenv(name, "")  # so that what Lightning sets is taken back
+            os.environ.pop(name)
+        yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize(
+    ("from_epoch", "strategy"), [(0, "ddp"), (1, "ddp_find_unused_parameters_true")], ids=["first", "later"]
+)
+def test_scale_and_shift_are_held_under_distributed_data_parallel(images, from_epoch, strategy):
+    module, watch = Small(), Watch()
+    fit(module, images, [FreezeStatistics(from_epoch, affine=True), watch], max_epochs=2, strategy=strategy, devices=1)
+    assert watch.frozen == [False] * STEPS * from_epoch + [True] * STEPS * (2 - from_epoch)
+    assert torch.equal(module.network[1].weight, torch.ones(3)) == (from_epoch == 0)
+    assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+class BuiltLate(Small):
+    """Its layers are made by Lightning's hook, when the training is set up."""
+
+    def __init__(self):
+        super().__init__()
+        self.made, self.network = self.network, nn.ModuleList([nn.Identity()])
+
+    def configure_model(self):
+        self.network = self.made
+
+
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize(
+    ("build", "from_epoch", "got"),
+    [(Small, 2, "from_epoch=2"), (BuiltLate, 0, "a network built in configure_model")],
+    ids=["epoch", "built late"],
+)
+def test_holding_scale_and_shift_of_a_wrapped_network_is_refused_before_training(images, build, from_epoch, got):
+    module = build()
+    with pytest.raises(ConfigError, match=rf"affine=True, got {got}: .*'ddp_find_unused_parameters_true'\."):
+        fit(module, images, [FreezeStatistics(from_epoch, affine=True)], max_epochs=3, strategy="ddp", devices=1)
+    assert module.global_step == 0
+
+
+def test_layers_that_are_built_when_training_is_set_up_are_frozen_when_it_starts(images):
+    module, watch = BuiltLate(), Watch()
+    fit(module, images, [FreezeStatistics(affine=True), watch])
+    assert watch.frozen == [True] * STEPS
+    assert torch.equal(module.network[1].weight, torch.ones(3))
+
+
+def test_layers_are_let_go_where_no_training_comes_about(images):
+    module = Small()
+    fit(module, images, [FreezeStatistics()], max_epochs=0)
+    assert frozen(module) == [False, False]
 
 
 def test_layers_are_let_go_when_training_ends(images):

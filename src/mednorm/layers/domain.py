@@ -240,11 +240,11 @@ class DomainBatchNorm(BatchNorm):
         """Put the sites of a state_dict into this layer's order, by their names."""
         key = f"{prefix}domain_names"
         if key in state_dict:
-            names = json.loads(bytes(state_dict[key].cpu().tolist()))
+            names = _names_in(state_dict[key])
             if sorted(names) != sorted(self.domains):
                 errors.append(
                     f"{self._who} at {prefix or 'the root'}: expected statistics of the sites "
-                    f"{', '.join(self.domains)}, got those of {', '.join(names)}."
+                    f"{', '.join(self.domains)}, got those of {', '.join(names) or 'none'}."
                 )
                 return
             order = [names.index(name) for name in self.domains]
@@ -271,6 +271,15 @@ class DomainBatchNorm(BatchNorm):
 def names_buffer(names: Sequence[str], device: torch.device | str | None) -> Tensor:
     """Return the names of sites as the bytes of their JSON text, so that a state_dict of tensors alone holds them."""
     return torch.tensor(list(json.dumps(list(names)).encode()), dtype=torch.uint8, device=device)
+
+
+def _names_in(buffer: Tensor) -> list[str]:
+    """Read what `names_buffer` wrote; what is no such thing names no site."""
+    try:
+        names = json.loads(bytes(buffer.cpu().tolist()))
+    except (TypeError, ValueError):
+        return []
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
 
 
 def _names(domains: int | Sequence[str]) -> tuple[str, ...]:

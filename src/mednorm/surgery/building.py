@@ -36,7 +36,8 @@ def build(norm: Norm, to: str, options: Mapping[str, Any], rank: int | None, dev
         cls, names = OURS[to]
         own = {name: value for name, value in norm.own.items() if name in names}
         own |= {name: options[name] for name in names if name in options}
-        own |= {"activation": norm.activation, "process_group": _group(norm, to, options)}
+        own |= {"activation": norm.activation, "process_group": group_of(norm, to, options)}
+        own["bias"] = not affine or module._parameters["bias"] is not None
         if norm.activation is not None:
             own["negative_slope"] = module.negative_slope
         fresh = cls(norm.channels, momentum=momentum, track_running_stats=runs, **own, **common)
@@ -81,10 +82,11 @@ def remembered(norm: Norm) -> dict[str, Any]:
     return was
 
 
-def _group(norm: Norm, to: str, options: Mapping[str, Any]) -> Any:
+def group_of(norm: Norm, to: str, options: Mapping[str, Any]) -> Any:
+    """Return the processes that a layer is to share its statistics with; ``sync`` without a group means all."""
     if to == "batch":
         return None
-    return options.get("process_group", norm.process_group or ("world" if to == "sync" else None))
+    return options.get("process_group", norm.process_group) or ("world" if to == "sync" else None)
 
 
 def _carry_over(norm: Norm, fresh: nn.Module) -> None:
@@ -100,7 +102,7 @@ def _carry_over(norm: Norm, fresh: nn.Module) -> None:
         fresh.track_running_stats = module.track_running_stats
     both = isinstance(fresh, MovingBatchNorm) and isinstance(module, MovingBatchNorm)
     if both and (fresh.window, fresh.centering) == (module.window, module.centering):
-        fresh.backward_means, fresh.backward_passes = module.backward_means, module.backward_passes
+        fresh.backward_window = module.backward_window
     if isinstance(fresh, DomainBatchNorm):
         _carry_sites_over(norm, fresh)
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from mednorm.layers import BatchRenorm, DomainBatchNorm, MovingBatchNorm
 from mednorm.surgery.building import groups_of
@@ -36,6 +38,16 @@ def carried(norm: Norm, fresh: nn.Module, to: str, options: Mapping[str, Any], n
     alone = isinstance(fresh, _BatchNorm) and getattr(fresh, "process_group", None) is None
     if norm.process_group is not None and alone and not isinstance(fresh, nn.SyncBatchNorm):
         notes.append("Statistics are no longer taken over several processes.")
+    if isinstance(fresh, DomainBatchNorm) and fresh.process_group is None and _among_several_processes():
+        notes.append(
+            "Each process has statistics of its own sites, and DistributedDataParallel gives those of rank 0 to all: "
+            'pass process_group="world".'
+        )
+    if norm.kind == "instance" and not isinstance(fresh, _InstanceNorm):
+        notes.append(
+            f"Unbatched input, such as (C, H, W), is nothing for {kind_of(fresh)}, which takes the first axis for the "
+            "batch: pass x[None]."
+        )
     if to == "group" and groups_of(norm.channels, options) != options.get("num_groups", 8):
         wanted, groups = options.get("num_groups", 8), groups_of(norm.channels, options)
         notes.append(f"{groups} groups: {wanted} do not divide {norm.channels} channels.")
@@ -117,6 +129,10 @@ def _sites(norm: Norm, fresh: nn.Module, notes: list[str]) -> bool:
     if own:
         notes.append("Each site's own γ and β are gone: the common ones serve all.")
     return not seen and not own
+
+
+def _among_several_processes() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def _all(condition: Tensor) -> bool:

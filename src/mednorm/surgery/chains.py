@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from mednorm.surgery.flow import Flow, Step, flow_of, named
+from mednorm.surgery.flow import Flow, Step, flows_of, named
+from mednorm.surgery.methods import Methods
 
 Which = Callable[[nn.Module], bool]
 
@@ -23,7 +24,7 @@ class Chains:
     Attributes:
         pairs: names of both, as in ``named_modules``, in the order of the network.
         reasons: why a layer that was asked for is in no pair, by its name; a clause.
-        notes: parts of the network that could not be looked into.
+        notes: parts of the network that could not be looked into, and what was assumed.
 
     """
 
@@ -33,6 +34,7 @@ class Chains:
 
 
 _NOT_PLAIN = "is called with more than its input"
+_UNSEEN = "no call of it was seen"
 
 
 def is_identity(module: nn.Module) -> bool:
@@ -48,18 +50,21 @@ def followers(
     example: Sequence[Any] | None = None,
     through: Which = is_identity,
     at_once: bool = False,
+    both_modes: bool = False,
 ) -> Chains:
     """Find the pairs of a layer that `first` accepts and one that `second` accepts and that follows it.
 
     In a pair every call of the first hands its output to the second and to nothing else, and every call of the second
     takes that as its only argument. Neither has hooks, nor has a module that holds just one of them; the network does
-    not read their parameters itself, nor keep them anywhere but as submodules. So the second may give way to
+    not read their parameters itself, nor keep them anywhere but as submodules, nor seems to use one without the other
+    in a public method besides ``forward``. So the second may give way to
     ``nn.Identity()`` and the first be changed. A layer that serves at several places is in a pair only if its partner
     is beside it at each.
 
-    The network is traced by ``torch.fx``, in the mode it is in and without running; arguments with a default have it.
-    What cannot be traced is watched while it runs on `example`, or without one is left out, apart from the blocks
-    within it that can be traced by themselves. The network is left as it is, bit by bit.
+    The network is traced by ``torch.fx``, without running, in the mode it is in or in both. Arguments that are True or
+    False by default are both; others that have a default have it, which `notes` say. What cannot be traced is watched
+    while it runs on `example`, or without one is left out, apart from the blocks within it that can be traced by
+    themselves. The network is left as it is, bit by bit.
 
     Args:
         model: where to look.
@@ -68,6 +73,7 @@ def followers(
         example: positional inputs of the network.
         through: accepts modules that change nothing at present, which may stand between the two.
         at_once: ask also that nothing else happens between the two calls.
+        both_modes: ask that they are a pair in training and in evaluation.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.BatchNorm2d(4), nn.ReLU())
@@ -76,26 +82,61 @@ def followers(
         ((('2', '3'),), {'1': "it takes its input from '0' (Conv2d)"})
 
     """
-    return pairs_in(model, flow_of(model, lambda m: first(m) or second(m), example), first, second, through, at_once)
+    flows = flows_of(model, lambda m: first(m) or second(m), example, both_modes)
+    return pairs_in(model, flows, first, second, through, at_once)
 
 
 def pairs_in(
-    model: nn.Module, flow: Flow, first: Which, second: Which, through: Which = is_identity, at_once: bool = False
+    model: nn.Module,
+    flows: Sequence[Flow],
+    first: Which,
+    second: Which,
+    through: Which = is_identity,
+    at_once: bool = False,
 ) -> Chains:
-    """Do as `followers` does, in a flow that is known already."""
+    """Do as `followers` does, in flows that are known already: a pair is one in each of them."""
+    found = [_pairs_in(model, flow, first, second, through, at_once) for flow in flows]
+    pairs = {pair: None for chains in found for pair in chains.pairs}
+    for pair in list(pairs):
+        for flow, chains in zip(flows, found, strict=True):
+            unused = flow.complete and all(chains.reasons.get(name) == _UNSEEN for name in pair)
+            if pair not in chains.pairs and not unused:
+                pairs.pop(pair, None)
+    paired = {name for pair in pairs for name in pair}
+    names = dict.fromkeys(name for chains in found for name in (*chains.reasons, *sum(chains.pairs, ())))
+    reasons = {name: _first_reason(name, flows, found) for name in names if name not in paired}
+    return Chains(tuple(pairs), reasons, tuple(dict.fromkeys(note for flow in flows for note in flow.notes)))
+
+
+def _first_reason(name: str, flows: Sequence[Flow], found: Sequence[Chains]) -> str:
+    """Why a layer is in no pair: in the first of the modes that says more than that it is not called."""
+    given = [
+        (flow.mode, chains.reasons[name]) for flow, chains in zip(flows, found, strict=True) if name in chains.reasons
+    ]
+    telling = [(mode, reason) for mode, reason in given if not reason.startswith(_UNSEEN)]
+    if not given:
+        return "what follows it in training is not what follows it in evaluation"
+    mode, reason = (telling or given)[0]
+    return f"{reason}, {mode}" if mode else reason
+
+
+def _pairs_in(model: nn.Module, flow: Flow, first: Which, second: Which, through: Which, at_once: bool) -> Chains:
     modules = dict(model.named_modules())
     firsts = {name for name, module in modules.items() if first(module)}
     seconds = {name for name, module in modules.items() if second(module)}
     passed = {name for name, module in modules.items() if through(module)} - firsts - seconds
     ends: dict[str, list[_End]] = {}
     starts: dict[str, list[Step | None]] = {}
-    for steps in flow.graphs:
-        users = _users(steps)
+    for graph in flow.graphs:
+        steps, users = graph.steps, _users(graph.steps)
         for place, step in enumerate(steps):
             if step.layer is None:
                 continue
             if step.layer in firsts:
-                ends.setdefault(step.layer, []).append(_end(steps, users, place, seconds, passed, at_once))
+                end = _end(steps, users, place, seconds, passed, at_once)
+                if end.reason and graph.way:
+                    end = _End(None, f"{end.reason}, {graph.way}")
+                ends.setdefault(step.layer, []).append(end)
             if step.layer in seconds:
                 starts.setdefault(step.layer, []).append(_start(steps, place, passed))
 
@@ -116,11 +157,11 @@ def pairs_in(
     for name, sources in starts.items():
         if name not in paired:
             reasons[name] = _why_no_first(sources, reasons, modules)
-    unseen = "no call of it was seen" + ("" if flow.complete else ": not all of the network could be traced")
+    unseen = _UNSEEN + ("" if flow.complete else ": not all of the network could be traced")
     for name in modules:
         if name in firsts | seconds and name not in paired:
             reasons.setdefault(name, unseen)
-    return Chains(tuple(pairs), reasons, flow.notes)
+    return Chains(tuple(pairs), reasons)
 
 
 def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
@@ -205,6 +246,7 @@ class _Doubts:
         self.modules, self.flow = dict(model.named_modules()), flow
         self.hooked = {name: module for name, module in self.modules.items() if _has_hooks(module)}
         self.kept = {id(held) for module in self.modules.values() for held in _kept_aside(module)}
+        self.methods = Methods(model)
         self.places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
 
     def about(self, first: str, second: str) -> str:
@@ -227,7 +269,7 @@ class _Doubts:
                 self.modules[second],
             ):
                 return f"{named(module, name)} has hooks"
-        return ""
+        return self.methods.splitting(first, second)
 
 
 def _has_hooks(module: nn.Module) -> bool:

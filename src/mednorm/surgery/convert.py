@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
+from mednorm.errors import ConfigError
+from mednorm.layers import BatchNorm
 from mednorm.surgery.conversion import NOT_ASKED_FOR, ConversionReport, LeftLayer, kind_of
+from mednorm.surgery.copying import copied
 from mednorm.surgery.families import Norm, recognize
+from mednorm.surgery.flow import named
 from mednorm.surgery.fuse import Fusions, find_fusions
 from mednorm.surgery.plan import Plan
 from mednorm.surgery.request import check_request
@@ -33,7 +36,7 @@ def convert(
     to            becomes                                                options
     ============  =====================================================  ==========================================
     ``batch``     `BatchNorm`                                            momentum
-    ``sync``      `BatchNorm` over all processes, or `process_group`     momentum, process_group
+    ``sync``      `BatchNorm` over all processes, or `process_group`     momentum, process_group (None: all)
     ``renorm``    `BatchRenorm`                                          and r_max, d_max, schedule, total_steps
     ``ghost``     `GhostBatchNorm`                                       and ghost_size
     ``moving``    `MovingBatchNorm`                                      and refresh_every, window, centering
@@ -64,8 +67,8 @@ def convert(
             of them; a function of name and module; None for all.
         inplace: change `model` itself; False for a copy.
         fuse_activation: let each layer take in the ReLU or leaky ReLU after it, where nothing else takes the layer's
-            output; the activation becomes an ``nn.Identity``. Turning such a layer into one that has no place for an
-            activation gives it back.
+            output; the activation becomes an ``nn.Identity``. See the note. Turning such a layer into one that has no
+            place for an activation gives it back.
         dims: number of spatial axes, 1 to 3, for layers of which nothing says it: ``torch`` and ``instance`` need it.
             By default that of the convolutions.
         example: the network's positional inputs; helps to find activations where ``torch.fx`` cannot trace it.
@@ -75,8 +78,9 @@ def convert(
         What was changed and left, each with the reason.
 
     Raises:
-        ConfigError: an unknown target or option, one out of its range, `where` names nothing, or `dims` is needed.
-            The network is as it was.
+        ConfigError: an unknown target or option, one out of its range, `where` names nothing, `dims` is needed, it is
+            called within `mednorm.accumulate`, or the network cannot be copied for ``inplace=False``. The network is
+            as it was.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
@@ -98,10 +102,17 @@ def convert(
         Equal in evaluation does not mean equal in training: how the batch is used there is what differs. A pretrained
         network converted to ``group`` must be trained before it says anything.
 
+        What follows a layer, for `fuse_activation`, is read from the network's code in training and in evaluation: with
+        True and with False for arguments that are one of them by default, and with the defaults of others, which the
+        report names. A network whose code cannot be traced is watched on `example`, in evaluation; paths that it did
+        not take there are not seen, and the report says so. Public methods besides ``forward`` are not run: a layer
+        that one of them seems to use without its activation takes in none.
+
     """
     check_request(to, dims, fuse_activation, options)
-    model = model if inplace else copy.deepcopy(model)
+    model = model if inplace or not isinstance(model, nn.Module) else copied(model, "convert")
     picked = {id(module) for _, module in chosen(model, where, "convert")}
+    _check_nothing_waits(model)
     plan = Plan(model, to, options, dims)
     names = {id(module): name or type(module).__name__ for name, module in model.named_modules()}
     found = {name: recognize(module) for name, module in model.named_modules()}
@@ -119,6 +130,15 @@ def convert(
     model = plan.apply()
     notes = (*fusions.notes, *_wrappings(model)) if plan.steps else fusions.notes
     return ConversionReport(model, to, tuple(plan.changed), tuple(plan.left), notes)
+
+
+def _check_nothing_waits(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, BatchNorm) and module.accumulating:
+            raise ConfigError(
+                f"convert: expected a network outside of mednorm.accumulate, got {named(module, name)} within, whose "
+                "batches that wait for the end of a step would be lost. Convert before or after. Nothing was changed."
+            )
 
 
 def _wrappings(model: nn.Module) -> tuple[str, ...]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import re
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
+from mednorm.surgery.copying import without_hooks
+
+_FEW = 3  # switches of which every choice is traced: 8 ways
 # What these give says nothing of the values of a tensor, which may change.
 _SHAPES = {"shape", "dtype", "device", "ndim", "size", "dim", "numel", "is_floating_point"}
 
@@ -36,47 +38,78 @@ class Step:
     quiet: bool = False
 
 
+@dataclass(frozen=True)
+class Graph:
+    """The steps of one way through a network or block, and which way that is where there are several."""
+
+    steps: list[Step]
+    way: str = ""
+
+
 @dataclass
 class Flow:
     """The steps of a network, or of those blocks that could be traced by themselves.
 
     Attributes:
-        graphs: a list of steps for each.
+        graphs: the steps for each, and for each way through it that its arguments choose.
         complete: whether these are all steps of the network, so that a layer has no calls but those seen.
         read: names of layers whose weights the network reads beside calling them.
-        notes: what could not be traced.
+        notes: what could not be traced, and what was assumed.
+        mode: the mode this is in, where several were looked at.
 
     """
 
-    graphs: list[list[Step]] = field(default_factory=list)
+    graphs: list[Graph] = field(default_factory=list)
     complete: bool = True
     read: set[str] = field(default_factory=set)
     notes: tuple[str, ...] = ()
+    mode: str = ""
 
 
-def flow_of(model: nn.Module, leaf: Callable[[nn.Module], bool], example: Sequence[Any] | None = None) -> Flow:
+def flows_of(
+    model: nn.Module,
+    leaf: Callable[[nn.Module], bool],
+    example: Sequence[Any] | None = None,
+    both_modes: bool = False,
+) -> list[Flow]:
     """Find the steps of a network, which is left as it is.
 
     Args:
         model: the network.
         leaf: accepts modules that are one step; so is every layer of torch, apart from ``nn.Sequential``.
         example: positional inputs on which to watch a network that cannot be traced.
+        both_modes: look at the network in training and in evaluation, not just in the mode it is in.
+
+    Returns:
+        A flow for each mode.
 
     """
     if leaf(model):
-        return Flow()
+        return [Flow()]
     leaves = {name for name, module in model.named_modules() if name and (leaf(module) or _is_torchs(module))}
-    tracing = _Tracing(model, leaves, example or ())
-    if tracing.opaque and example is not None:
+    looked_for = {name for name, module in model.named_modules() if leaf(module)}
+    modes: list[bool | None] = [None]
+    if both_modes:
+        modes += [mode for mode in (True, False) if {module.training for module in model.modules()} != {mode}]
+    tracings = [_Tracing(model, leaves, looked_for, example or (), mode) for mode in modes]
+    opaque = [tracing for tracing in tracings if tracing.opaque]
+    flows = [tracing.flow for tracing in tracings if not tracing.opaque or example is None]
+    failed = [f"{what}: {why}." for what, why in tracings[0].failures]
+    for tracing in tracings[1:]:
+        new = [failure for failure in tracing.failures if failure not in tracings[0].failures]
+        failed += [f"{what} {tracing.flow.mode}: {why}.{_others(new)}" for what, why in new[:1]]
+    if opaque and example is not None:
         from mednorm.surgery.watch import watched  # it needs `Step`, above
 
-        tracing.flow = watched(model, leaves, example)
-        others = f" Nor could {len(tracing.notes) - 1} other parts." if len(tracing.notes) > 1 else ""
-        tracing.flow.notes = (f"{tracing.notes[0]}{others} The network was watched on the example instead.",)
-    else:
-        tracing.flow.complete = not tracing.opaque
-        tracing.flow.notes = tuple(f"{note} Only the blocks within it were looked at." for note in tracing.notes)
-    return tracing.flow
+        flows.append(watched(model, leaves, example))
+        left_out = _listed(_defaults(model, example))
+        flows[-1].notes = (
+            f"{failed[0]}{_others(failed)} The network was watched on the example instead, in evaluation mode"
+            f"{f' and with {left_out}' if left_out else ''}: paths that it did not take there were not seen.",
+        )
+    elif opaque:
+        flows[0].notes += tuple(f"{failure} Only the blocks within it were looked at." for failure in failed)
+    return flows
 
 
 def named(module: nn.Module | None, name: str) -> str:
@@ -100,38 +133,53 @@ class _NoForwardError(Exception):
 class _Tracing:
     """The tracing of one network, from the whole down to the parts that can be traced."""
 
-    def __init__(self, model: nn.Module, leaves: set[str], example: Sequence[Any]) -> None:
-        self.flow = Flow()
-        self.notes: list[str] = []
+    def __init__(
+        self,
+        model: nn.Module,
+        leaves: set[str],
+        looked_for: set[str],
+        example: Sequence[Any],
+        training: bool | None,
+    ) -> None:
+        self.flow = Flow(mode={None: "", True: "in training mode", False: "in evaluation mode"}[training])
+        self.failures: list[tuple[str, str]] = []
         self.opaque: set[str] = set()
-        self.leaves = leaves
+        self.leaves, self.looked_for = leaves, looked_for
         self.example = example
         try:
-            self.copy = _without_hooks(model)
+            self.copy = without_hooks(model)
         except Exception as error:  # whatever a user's class does when it is copied
             self.opaque.add("")
-            self.notes.append(f"{named(model, '')} cannot be copied, so not traced: {_short(error)}.")
+            self.failures.append((f"{named(model, '')} cannot be copied, so not traced", _short(error)))
+            self.flow.complete = False
             return
+        if training is not None:
+            for module in self.copy.modules():  # not by train(), which a user's class may have made do more
+                module.training = training
         self.names = {id(module): name for name, module in self.copy.named_modules()}
         self.modules = dict(self.copy.named_modules())
         self.traced: dict[str, list[Step]] = {}
         self._trace(self.copy)
-        self.flow.graphs = [self.traced[name] for name in self.modules if self._stands_alone(name)]
+        self.flow.complete = not self.opaque
+        for name in [name for name in self.modules if self._stands_alone(name)]:
+            self.flow.graphs.append(Graph(self.traced[name]))
+            if self.looked_for & {self.names[id(module)] for module in self.modules[name].modules()}:
+                self.flow.graphs += self._other_ways(name)
 
     def _trace(self, module: nn.Module) -> None:
         """Trace a module; if that fails, the modules in it, and then the module around those that failed."""
         failed = len(self.opaque)
-        error = self._steps(module)
+        error = self._attempt(module)
         if error is not None:
             for child in module.children():
                 if self.names[id(child)] not in self.leaves | self.opaque | self.traced.keys():
                     self._trace(child)
             if len(self.opaque) > failed:
-                error = self._steps(module)
+                error = self._attempt(module)
             if error is not None and not isinstance(error, _NoForwardError):
                 self.opaque.add(self.names[id(module)])
                 what = named(module, self.names[id(module)])
-                self.notes.append(f"{what} could not be traced: {_short(error)}.")
+                self.failures.append((f"{what} could not be traced", _short(error)))
 
     def _stands_alone(self, name: str) -> bool:
         """Whether no steps but its own show what a module does."""
@@ -140,20 +188,62 @@ class _Tracing:
         holder = next((other for other in reversed(above) if other in self.traced or other in self.opaque), None)
         return name in self.traced and (holder is None or holder in self.opaque)
 
-    def _steps(self, module: nn.Module) -> Exception | None:
+    def _attempt(self, module: nn.Module) -> Exception | None:
         """Trace one module around those known to fail; return what went wrong."""
         name = self.names[id(module)]
         if inspect.getattr_static(type(module), "forward") is nn.Module.forward:  # as a ModuleList
             return _NoForwardError()
-        tracer = _Tracer(self.names, self.leaves | self.opaque)
         try:
-            arguments = _defaults(module, self.example if not name else ())
-            graph = tracer.trace(module, concrete_args=arguments or None)
+            self.traced[name] = self._steps(module, {})
         except Exception as error:  # whatever the network's own code does when it meets what is no tensor
             return error
-        self.traced[name], read = _converted(graph, self.modules, name)
-        self.flow.read |= read
         return None
+
+    def _steps(self, module: nn.Module, changed: dict[str, Any]) -> list[Step]:
+        """Trace one module with what its arguments are, some of them changed."""
+        name = self.names[id(module)]
+        example = self.example if not name else ()
+        arguments = {**_given(module, example), **_defaults(module, example), **changed}
+        graph = _Tracer(self.names, self.leaves | self.opaque).trace(module, concrete_args=arguments or None)
+        steps, read = _converted(graph, self.modules, name)
+        self.flow.read |= read
+        return steps
+
+    def _other_ways(self, name: str) -> Iterator[Graph]:
+        """Trace a module with its switches, arguments that are True or False by default, the other way too."""
+        module = self.modules[name]
+        defaults = _defaults(module, self.example if not name else ())
+        switches = {key: not value for key, value in defaults.items() if isinstance(value, bool)}
+        failed: list[set[str]] = []
+        for keys in _choices(list(switches)):
+            changed = {key: switches[key] for key in keys}
+            way = f"with {_listed(changed)}"
+            try:
+                yield Graph(self._steps(module, changed), way)
+            except Exception as error:  # as above
+                if not any(fewer <= set(keys) for fewer in failed):
+                    self._note(
+                        f"{named(module, name)} could not be traced {way}, so that was not seen: {_short(error)}."
+                    )
+                failed.append(set(keys))
+        if len(switches) > _FEW:
+            self._note(f"{named(module, name)} was traced with each of {_listed(switches)} alone and all together.")
+        others = _listed({key: value for key, value in defaults.items() if key not in switches})
+        if others:
+            self._note(
+                f"{named(module, name)} was traced with {others}, the defaults: what it does with other values was "
+                "not seen."
+            )
+
+    def _note(self, text: str) -> None:
+        self.flow.notes += (text,)
+
+
+def _choices(names: list[str]) -> list[tuple[str, ...]]:
+    """Which switches to turn: every choice of a few, of more each alone and all."""
+    if len(names) > _FEW:
+        return [*((name,) for name in names), tuple(names)]
+    return [some for count in range(1, len(names) + 1) for some in combinations(names, count)]
 
 
 class _Tracer(fx.Tracer):
@@ -174,28 +264,23 @@ class _Tracer(fx.Tracer):
         return self.names[id(mod)]
 
 
-def _without_hooks(model: nn.Module) -> nn.Module:
-    """Copy the modules and share their tensors, so that tracing meets no hook and leaves nothing in the network."""
-    shared: dict[int, Any] = {}
-    for module in model.modules():
-        for key, value in vars(module).items():
-            if re.fullmatch(r"_.*hooks.*", key) and isinstance(value, dict):
-                shared[id(value)] = OrderedDict()
-            if key == "process_group":  # a handle to other processes, which cannot be copied
-                shared[id(value)] = value
-            tensors = value.values() if key in ("_parameters", "_buffers") else (value,)
-            shared |= {id(tensor): tensor for tensor in tensors if isinstance(tensor, Tensor)}
-    copied: nn.Module = copy.deepcopy(model, shared)
-    return copied
-
-
 def _defaults(module: nn.Module, example: Sequence[Any]) -> dict[str, Any]:
-    """What the arguments are, other than tensors: those of the example, else their defaults."""
+    """What the arguments that an example leaves out are by default, where that is no tensor."""
+    signature = inspect.signature(module.forward).parameters.values()
+    parameters = [p for p in signature if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    given = [p.name for p in parameters if p.kind != p.KEYWORD_ONLY][: len(example)]
+    return {p.name: p.default for p in parameters if p.name not in given and _is_plain(p.default)}
+
+
+def _given(module: nn.Module, example: Sequence[Any]) -> dict[str, Any]:
+    """What the arguments are that an example has, other than tensors."""
     parameters = inspect.signature(module.forward).parameters.values()
-    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    given = dict(zip([p.name for p in named if p.kind != p.KEYWORD_ONLY], example, strict=False))
-    found = {p.name: given.get(p.name, p.default) for p in named}
-    return {name: value for name, value in found.items() if value is not inspect.Parameter.empty and _is_plain(value)}
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return {name: value for name, value in zip(names, example, strict=False) if _is_plain(value)}
+
+
+def _listed(arguments: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in arguments.items())
 
 
 def _is_plain(value: Any) -> bool:
@@ -220,6 +305,10 @@ def _converted(graph: fx.Graph, modules: dict[str, nn.Module], root: str) -> tup
         plain = len(values) == len(node.args) + len(node.kwargs) == 1 and isinstance(values[0], fx.Node)
         steps.append(Step(layer, text, inputs, plain, quiet))
     return steps, read
+
+
+def _others(failed: Sequence[Any]) -> str:
+    return f" Nor could {len(failed) - 1} other parts." if len(failed) > 1 else ""
 
 
 def _short(error: Exception) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from mednorm.errors import ConfigError
 from mednorm.surgery.affine import Linear
 from mednorm.surgery.chains import replace
+from mednorm.surgery.copying import copied
 from mednorm.surgery.flow import named
 from mednorm.surgery.fold_plan import Plan
 from mednorm.surgery.fold_report import FoldedLayer as FoldedLayer
@@ -84,7 +84,14 @@ def fold(
         For deployment: fold last, after validation, with a real image as `example`, and keep the report with the
         weights. A folded network cannot be trained on, calibrated on a new site's images, or adapted at test time: the
         statistics are gone. Without `example` a dense layer is taken to see (N, C), not (N, L, C) with L equal to its
-        features, and arguments of the network to have their defaults.
+        features.
+
+        What the network does is read from its code in evaluation mode, as it is called: with what `example` has, with
+        True and with False for arguments that are one of them by default, and with the defaults of the others, which
+        the report names. A network whose code cannot be traced is watched on `example` instead; paths that it did not
+        take there (other images, other arguments) are not seen, and the report says so. Outputs are compared on
+        `example` alone. Other public methods of the network's classes are not run: a layer that one of them seems to
+        use without its partner is left.
 
     Reference:
         Jacob et al. (2018), "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
@@ -94,7 +101,7 @@ def fold(
     _check(model, seed, tolerance)
     inputs = None if example is None else _inputs(example)
     if not inplace:
-        model = _copied(model)
+        model = copied(model, "fold")
     run = None if inputs is None else Run(model, inputs, seed)
     layers = [module for module in model.modules() if isinstance(module, Linear)]
     before = [] if run is None else run.outputs(watching=layers)
@@ -173,16 +180,6 @@ def _check(model: Any, seed: Any, tolerance: Any) -> None:
                 f"fold: expected a network in evaluation mode, got {named(module, name)} in training mode. Call "
                 ".eval() on the network first: its statistics are to become weights."
             )
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:  # whatever a user's class does
-        raise ConfigError(
-            f"fold: expected a network that can be copied, as inplace=False asks, got {type(error).__name__}: {error} "
-            "Pass inplace=True."
-        ) from error
 
 
 def _inputs(example: Any) -> tuple[Any, ...]:

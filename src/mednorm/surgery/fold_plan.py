@@ -28,7 +28,7 @@ from mednorm.surgery.affine import (
     why_not_norm,
 )
 from mednorm.surgery.chains import pairs_in
-from mednorm.surgery.flow import flow_of, named
+from mednorm.surgery.flow import flows_of, named
 from mednorm.surgery.fold_report import FoldedLayer, FoldReport, LeftNorm
 from mednorm.surgery.parity import TOLERANCES, difference_by_channel, on_cpu, random_input, working_type
 
@@ -51,16 +51,16 @@ class Plan:
 
     def __post_init__(self) -> None:
         self.modules = dict(self.model.named_modules())
-        flow = flow_of(self.model, lambda m: is_linear(m) or isinstance(m, _NORMS), self.example)
-        self.notes = flow.notes
+        flows = flows_of(self.model, lambda m: is_linear(m) or isinstance(m, _NORMS), self.example)
         self.holders = Counter(
             tensor.untyped_storage().data_ptr()
             for module in self.modules.values()
             for tensor in (*module._parameters.values(), *module._buffers.values())
             if tensor is not None and not nn.parameter.is_lazy(tensor)
         )
-        preceding = pairs_in(self.model, flow, is_linear, is_batch_norm)
-        following = pairs_in(self.model, flow, is_batch_norm, is_linear, at_once=True)
+        preceding = pairs_in(self.model, flows, is_linear, is_batch_norm)
+        following = pairs_in(self.model, flows, is_batch_norm, is_linear, at_once=True)
+        self.notes = tuple(dict.fromkeys((*preceding.notes, *following.notes)))
         layer_before = {norm: layer for layer, norm in preceding.pairs}
         layer_after = dict(following.pairs)
         for name, norm in self.modules.items():

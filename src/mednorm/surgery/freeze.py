@@ -37,6 +37,8 @@ def freeze(
     A layer with frozen statistics runs each forward pass in evaluation mode and has its own mode back afterwards. So
     ``model.train()`` does not undo it, nothing of the layer is changed (momentum, buffers and the keys of the
     state_dict stay), loading a state_dict leaves it frozen, and copies and pickles of the network are frozen as well.
+    Nor does ``reset_running_stats``, which then does nothing: so ``torch.optim.swa_utils.update_bn`` leaves the layer
+    alone and renews the statistics of the others.
     A state_dict does not say that a layer is frozen: freeze again after building the network anew. ``torch.jit.script``
     cannot read what holds it: unfreeze before, as evaluation needs none of it.
 
@@ -182,13 +184,21 @@ def _hold_statistics(module: nn.Module, hold: _Hold, wanted: bool) -> None:
     if wanted and not hold.hooks:
         before = module.register_forward_pre_hook(_enter_evaluation, prepend=True)
         hold.hooks = (before, module.register_forward_hook(_leave_evaluation, always_call=True))
+        # Not the class's own: this goes with the copies and pickles of the layer.
+        module.__dict__.setdefault("reset_running_stats", _reset_nothing)
     elif not wanted:
+        if module.__dict__.get("reset_running_stats") is _reset_nothing:
+            del module.__dict__["reset_running_stats"]
         for handle in hold.hooks:
             handle.remove()
         hold.hooks = ()
         modes = module.__dict__.pop("_mednorm_modes", ())
         if modes:  # Ctrl-C came in the middle of a forward pass
             module.training = modes[0]
+
+
+def _reset_nothing() -> None:
+    """Stand before `reset_running_stats` of a layer whose statistics are held."""
 
 
 # A tuple on the layer itself: the replicas that DataParallel makes share whatever can be changed in place.

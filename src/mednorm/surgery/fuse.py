@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from torch import nn
 
 from mednorm.surgery.chains import followers, is_identity, replace
 from mednorm.surgery.families import Norm
+from mednorm.surgery.flow import named
 
 _FUSABLE = (nn.ReLU, nn.LeakyReLU)
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
@@ -44,7 +46,7 @@ class Fusions:
         by_norm: the fusion of a layer, by the layer's id.
         reasons: why a layer takes in none, by its name.
         left: activations that stay, each with the reason.
-        notes: parts of the network that could not be looked into.
+        notes: parts of the network that could not be looked into, and what was assumed.
 
     """
 
@@ -57,11 +59,18 @@ class Fusions:
 def find_fusions(model: nn.Module, norms: Sequence[Norm], example: Sequence[Any] | None) -> Fusions:
     """Find the activations that follow these layers, and nothing else; changes nothing."""
     ready = {id(norm.module) for norm in norms if norm.activation is None}
-    chains = followers(model, lambda m: id(m) in ready, _is_fusable, example=example, through=_is_through)
+    chains = followers(
+        model, lambda m: id(m) in ready, _is_fusable, example=example, through=_is_through, both_modes=True
+    )
     modules = dict(model.named_modules())
     found = Fusions(notes=chains.notes)
     for first, second in chains.pairs:
-        found.by_norm[id(modules[first])] = Fusion(modules[second])
+        reason = _why_not_taken_in(modules[second])
+        if reason:
+            found.left.append((modules[second], f"not taken in: {reason}"))
+            found.reasons[first] = f"{named(modules[second], second)} cannot be taken in: {reason}"
+        else:
+            found.by_norm[id(modules[first])] = Fusion(modules[second])
     for name, reason in chains.reasons.items():
         if _is_fusable(modules[name]):
             found.left.append((modules[name], f"not taken in: {reason}"))
@@ -99,6 +108,12 @@ def release(model: nn.Module, norm: nn.Module, activation: str, slope: float) ->
 
 def _is_fusable(module: nn.Module) -> bool:
     return type(module) in _FUSABLE
+
+
+def _why_not_taken_in(activation: nn.Module) -> str:
+    slope: Any = getattr(activation, "negative_slope", 0.0)
+    # Our layers tell from the sign of their output on which side of 0 it was before.
+    return "" if 0 <= slope < math.inf else f"its negative_slope is {slope!r}, and ours take one of at least 0"
 
 
 def _is_through(module: nn.Module) -> bool:

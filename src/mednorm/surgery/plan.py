@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from mednorm.errors import ConfigError
 from mednorm.layers import DomainBatchNorm
-from mednorm.surgery.building import build, groups_of, owned, remembered
+from mednorm.surgery.building import build, group_of, groups_of, owned, remembered
 from mednorm.surgery.carried import carried
 from mednorm.surgery.conversion import ConvertedLayer, LeftLayer, kind_of
 from mednorm.surgery.families import NEEDS_RANK, NEEDS_RUNNING, OURS, Norm
@@ -119,6 +119,8 @@ class Plan:
         if "num_groups" in self.options:
             now["num_groups"] = norm.module.num_groups
         wanted = dict(self.options)
+        if "process_group" in wanted:
+            wanted["process_group"] = group_of(norm, self.to, wanted)
         if self.to == "group" and wanted:
             wanted["num_groups"] = groups_of(norm.channels, wanted)
         if self.to == "domain" and "domains" in wanted:

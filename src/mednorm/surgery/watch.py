@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from mednorm.guards import evaluation_mode
-from mednorm.surgery.flow import Flow, Step, named
+from mednorm.surgery.flow import Flow, Graph, Step, named
 
 
 def watched(model: nn.Module, leaves: set[str], example: Sequence[Any]) -> Flow:
@@ -39,7 +39,7 @@ def watched(model: nn.Module, leaves: set[str], example: Sequence[Any]) -> Flow:
     finally:
         for handle in handles:
             handle.remove()
-    return Flow([watch.steps], read=watch.read)
+    return Flow([Graph(watch.steps)], read=watch.read)
 
 
 @contextmanager

@@ -174,20 +174,127 @@ def test_a_norm_that_is_called_with_a_mask_is_in_no_pair():
     assert chains.reasons["norm"] == "it is called with more than its input"
 
 
-def test_arguments_with_a_default_have_it_and_those_of_the_example_their_value():
-    class Doubling(nn.Module):
+class Doubling(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = conv(), nn.BatchNorm2d(3)
+
+    def forward(self, x, double=False):
+        y = self.conv(x)
+        return self.norm(2 * y if double else y)
+
+
+def test_a_switch_is_looked_at_both_ways_unless_the_example_has_it():
+    net = Doubling().eval()
+    chains = followers(net, is_conv, is_norm)
+    assert chains.pairs == ()
+    assert chains.reasons["conv"] == "its output goes to mul, with double=True"
+    assert followers(net, is_conv, is_norm, example=EXAMPLE).pairs == ()
+    assert followers(net, is_conv, is_norm, example=(*EXAMPLE, False)).pairs == (("conv", "norm"),)
+    assert followers(net, is_conv, is_norm, example=(*EXAMPLE, True)).pairs == ()
+
+
+class Switched(nn.Module):
+    """Two switches that part the pair together, and one that no tracing can follow."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = conv(), nn.BatchNorm2d(3)
+
+    def forward(self, x, a=False, b=False, check=False):
+        y = self.conv(x)
+        if check and float(y.sum()) > 0:
+            return y
+        return self.norm(y + x if a and b else y)
+
+
+def test_switches_are_turned_together_too_and_what_cannot_be_traced_then_is_said_once():
+    net = Switched().eval()
+    assert followers(net, is_conv, is_norm).reasons["conv"] == "its output goes to add, with a=True, b=True"
+    chains = followers(net, is_conv, is_norm, example=(*EXAMPLE, False))
+    assert chains.pairs == (("conv", "norm"),)
+    (note,) = chains.notes
+    assert note.startswith("the network (Switched) could not be traced with check=True, so that was not seen: TypeErr")
+
+
+def test_of_many_switches_it_is_said_that_not_every_choice_was_traced():
+    class Many(nn.Module):
         def __init__(self):
             super().__init__()
             self.conv, self.norm = conv(), nn.BatchNorm2d(3)
 
-        def forward(self, x, double=False):
+        def forward(self, x, a=False, b=False, c=True, d=False):
             y = self.conv(x)
-            return self.norm(2 * y if double else y)
+            return y if a and b and not c and d else self.norm(y)
 
-    net = Doubling().eval()
-    assert followers(net, is_conv, is_norm).pairs == (("conv", "norm"),)
-    assert followers(net, is_conv, is_norm, example=(*EXAMPLE, False)).pairs == (("conv", "norm"),)
-    assert followers(net, is_conv, is_norm, example=(*EXAMPLE, True)).pairs == ()
+    chains = followers(Many(), is_conv, is_norm)
+    assert chains.reasons["norm"].endswith("with a=True, b=True, c=False, d=True")
+    assert chains.notes == (
+        "the network (Many) was traced with each of a=True, b=True, c=False, d=True alone and all together.",
+    )
+
+
+def test_what_other_arguments_were_taken_to_be_is_said_once_for_both_modes():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = conv(), nn.BatchNorm2d(3)
+
+        def forward(self, x, scale=None, power=2):
+            y = self.conv(x)
+            return self.norm(y if scale is None else y * scale)
+
+    chains = followers(Scaled(), is_conv, is_norm, both_modes=True)
+    assert chains.pairs == (("conv", "norm"),)
+    assert chains.notes == (
+        "the network (Scaled) was traced with scale=None, power=2, the defaults: what it does with other values was "
+        "not seen.",
+    )
+
+
+# What the network does, and whether the norm follows the convolution in evaluation, and in both modes.
+MODES = {
+    "skip in training": (lambda net, x: (net.norm(y := net.conv(x)), y if net.training else None), True, False),
+    "norm without in training": (lambda net, x: net.norm(x if net.training else net.conv(x)), True, False),
+    "both in training alone": (lambda net, x: net.norm(net.conv(x)) if net.training else x, False, True),
+    "untraceable in training": (
+        lambda net, x: net.norm(net.conv(x)) if not net.training or x.sum() > 0 else x,
+        True,
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(MODES))
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_pair_in_both_modes_is_one_wherever_either_is_called_in_each(name, mixed):
+    run, alone, both = MODES[name]
+    net = network(run)
+    net.norm.train(mixed)
+    before = snapshot(net)
+    assert followers(net, is_conv, is_norm).pairs == ((("conv", "norm"),) if alone else ())
+    chains = followers(net, is_conv, is_norm, both_modes=True)
+    assert chains.pairs == ((("conv", "norm"),) if both else ())
+    assert both or "in training mode" in chains.reasons["conv"]
+    assert snapshot(net) == before
+
+
+def test_a_layer_with_another_partner_in_training_is_in_no_pair():
+    net = network(lambda net, x: (net.norm if net.training else net.other)(net.conv(x)), other=nn.BatchNorm2d(3))
+    chains = followers(net, is_conv, is_norm, both_modes=True)
+    assert chains.pairs == ()
+    assert chains.reasons["conv"] == "what follows it in training is not what follows it in evaluation"
+
+
+def test_a_network_that_cannot_be_traced_in_training_alone_is_watched_for_that():
+    run, _, _ = MODES["untraceable in training"]
+    chains = followers(network(run), is_conv, is_norm, example=EXAMPLE, both_modes=True)
+    assert chains.pairs == (("conv", "norm"),)
+    assert chains.notes[0].startswith("the network (Network) could not be traced in training mode: TraceError")
+    assert chains.notes[0].endswith(
+        "The network was watched on the example instead, in evaluation mode: paths that it did not take there were not "
+        "seen."
+    )
 
 
 def test_a_module_registered_under_two_names_is_one_and_is_replaced_at_both():

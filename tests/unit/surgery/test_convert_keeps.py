@@ -198,11 +198,11 @@ def test_a_traced_network_is_converted():
 def test_a_moving_layer_keeps_what_its_backward_passes_left_unless_their_window_changes():
     layer = ours.MovingBatchNorm(6, window=3)
     layer(images(SHAPES[2]).requires_grad_()).square().sum().backward()
-    means = layer.backward_means.clone()
+    means = layer.backward_window.means.clone()
     assert means.abs().max() > 0
     convert(layer, "moving", refresh_every=4)
-    assert torch.equal(layer.backward_means, means)
-    assert layer.backward_passes == 1
+    assert torch.equal(layer.backward_window.means, means)
+    assert layer.backward_window.passes == 1
     convert(layer, "moving", window=2)
-    assert layer.backward_means.shape == (2, 4, 6)
-    assert layer.backward_passes == 0
+    assert layer.backward_window.means.shape == (2, 4, 6)
+    assert layer.backward_window.passes == 0

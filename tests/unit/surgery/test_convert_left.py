@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize, prune
 
 import mednorm.layers as ours
 from mednorm.errors import ConfigError
+from mednorm.layers import accumulate
 from mednorm.surgery.convert import convert
-from tests.harness import bytes_of
-from tests.unit.surgery.converting import OPTIONS, RUNNING, WITHOUT, network, settled
+from tests.harness import bytes_of, images
+from tests.unit.surgery.converting import OPTIONS, RUNNING, SHAPES, WITHOUT, network, settled
 
 
 def test_where_chooses_and_the_rest_is_reported():
@@ -155,6 +157,31 @@ def test_a_request_that_cannot_be_is_refused_and_nothing_is_changed(to, options,
         convert(net, to, **options)
     assert bytes_of(net) == before
     assert ([type(m) for m in net.modules()], [set(vars(m)) for m in net.modules()]) == (kinds, states)
+
+
+@pytest.mark.parametrize("where", [None, "1"])
+def test_a_network_within_accumulate_is_refused_and_what_waits_is_not_lost(where):
+    net = nn.Sequential(nn.BatchNorm2d(6), ours.BatchNorm(6))
+    with accumulate(net[1]):
+        net(images(SHAPES[2]))
+        with pytest.raises(
+            ConfigError, match=r"got '1' \(BatchNorm\) within, whose batches that wait .* would be lost"
+        ):
+            convert(net, "renorm", where=where)
+        assert convert(net, "renorm", inplace=False).model[1].num_batches_tracked.item() == 0
+    assert [type(module) for module in net] == [nn.BatchNorm2d, ours.BatchNorm]
+    assert net[1].num_batches_tracked.item() == 1
+
+
+def test_a_copy_of_what_cannot_be_copied_is_refused_by_what_it_is(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        net = nn.Sequential(ours.BatchNorm(6, process_group=dist.new_group([0])))
+        with pytest.raises(ConfigError, match=r"convert: expected a network that can be copied, .*Pass inplace=True\."):
+            convert(net, "renorm", inplace=False)
+        assert type(net[0]) is ours.BatchNorm
+    finally:
+        dist.destroy_process_group()
 
 
 def test_an_error_at_the_last_layer_leaves_the_first_as_it_was():

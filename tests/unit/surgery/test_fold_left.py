@@ -137,3 +137,47 @@ def test_half_precision_is_folded_in_its_own_type(dtype):
     assert [layer.norm for layer in report.folded] == ["1"]
     assert network[0].weight.dtype == network[0].bias.dtype == dtype
     assert report.tolerance == {torch.float16: 1e-2, torch.bfloat16: 8e-2}[dtype]
+
+
+class EarlyReturn(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x, pre=False):
+        y = self.conv(x)
+        return y if pre else self.norm(y)
+
+
+@pytest.mark.parametrize("example", [None, images(2)], ids=["alone", "example"])
+def test_an_argument_that_gives_back_what_comes_before_the_norm_keeps_it(example):
+    network = seasoned(EarlyReturn())
+    wanted = network(images(2), pre=True)
+    found = reasons(fold(network, example))["norm"]
+    assert "its output goes to the output of the network (EarlyReturn), with pre=True" in found
+    assert torch.equal(network(images(2), pre=True), wanted)
+
+
+def test_a_method_that_gives_back_what_comes_before_the_norm_keeps_it():
+    class Embedding(EarlyReturn):
+        def forward(self, x):
+            return self.norm(self.embed(x))
+
+        def embed(self, x):
+            return self.conv(x)
+
+    network = seasoned(Embedding())
+    assert "has a method 'embed' that seems to use 'conv' without 'norm'" in reasons(fold(network, images(2)))["norm"]
+
+
+def test_paths_that_the_example_did_not_take_are_said_not_to_have_been_seen():
+    network = seasoned(
+        Network(
+            lambda net, x: net.norm(net.conv(x)) if x.sum() > -1e9 else net.conv(x),
+            conv=nn.Conv2d(4, 4, 3),
+            norm=nn.BatchNorm2d(4),
+        )
+    )
+    report = fold(network, images(2))
+    assert [layer.norm for layer in report.folded] == ["norm"]
+    assert report.notes[0].endswith("in evaluation mode: paths that it did not take there were not seen.")

@@ -86,6 +86,23 @@ def test_an_unfrozen_layer_trains_as_if_it_had_never_been_frozen(kind):
     assert layer.momentum == twin.momentum
 
 
+def test_what_renews_statistics_leaves_those_that_are_held_and_not_the_others():
+    net = network()
+    for _ in range(2):
+        net(batch())
+    freeze(net, where="1")
+    kept = {name: value.clone() for name, value in net.named_buffers()}
+    twin = copy.deepcopy(net)
+    for each in (net, twin, pickle.loads(pickle.dumps(net))):
+        torch.optim.swa_utils.update_bn([batch() + 1], each)
+        for name, value in each.named_buffers():
+            if "num_batches" not in name or name.startswith("1"):
+                assert torch.equal(value, kept[name]) == name.startswith("1")
+    unfreeze(net)
+    net[1].reset_running_stats()
+    assert net[1].num_batches_tracked.item() == 0
+
+
 def test_freezing_touches_neither_mode_nor_momentum_nor_keys():
     net = network()
     net[4].momentum = None
