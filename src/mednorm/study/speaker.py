@@ -21,6 +21,7 @@ NAMES = {
     "instance": "instance normalization",
     "layer": "layer normalization",
 }
+FAMILY = ("renorm", "ghost", "moving", "range", "domain", "frozen")  # batch normalization's relatives
 METRICS = {"dice": "Dice", "auc": "AUC", "hd95": "HD95"}
 REGULARIZERS = {"dropout_before": "dropout before each norm", "dropout_last": "dropout after the last norm"}
 SMALLER_IS_BETTER = ("hd95", "calibration_error")

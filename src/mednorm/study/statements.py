@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from mednorm.results import ArmSummary, Run, Statement, Study
 from mednorm.study.arms import Arm, Trials
 from mednorm.study.claims import DECADES, WHEN, depth, modes, sites, small_data
-from mednorm.study.speaker import NAMES, REGULARIZERS, Speaker, capital, number
+from mednorm.study.speaker import FAMILY, NAMES, REGULARIZERS, Speaker, capital, number
 from mednorm.study.summary import generalization_gap
 
-# PyTorch's default, which every arm uses: after k updates 0.9^k of the initial running statistics is left.
+# PyTorch's default, which batch normalization has in every arm: after k updates 0.9^k of the initial running statistics is left.
 _KEPT_PER_UPDATE = 0.9
 
 
@@ -29,6 +29,7 @@ def statements(study: Study, arms: Trials, summary: Sequence[ArmSummary], metric
         *_quality(speaker),
         *_speed(speaker),
         *_batch_size(speaker),
+        *_family(speaker),
         *modes(speaker),
         *_regularizers(speaker),
         *_overfitting(speaker),
@@ -104,6 +105,23 @@ def _batch_size(speaker: Speaker) -> list[Statement | None]:
             f"{capital(NAMES[norm])} at batch size {size} against {speaker.base.batch_size}",
         )
         for norm in ("batch", "group")
+        for size in sizes
+    ]
+
+
+def _family(speaker: Speaker) -> list[Statement | None]:
+    """Compare the relatives of batch normalization with it, at every batch size that both were trained at."""
+    sizes = sorted(speaker.study.batch_sizes)
+    return [
+        speaker.compare_metric(
+            "batch_size" if len(sizes) > 1 else "quality",
+            speaker.arm(norm, batch_size=size),
+            speaker.arm("batch", batch_size=size),
+            speaker.test,
+            f"{capital(NAMES[norm])} against batch normalization at batch size {size}",
+        )
+        for norm in speaker.norms
+        if norm in FAMILY
         for size in sizes
     ]
 

@@ -186,6 +186,21 @@ def test_a_longer_step_is_worse_and_a_shorter_one_better():
     assert "milliseconds 15.1 against 10.1, difference +5.0 [" in slower.text
 
 
+def test_relatives_of_batch_normalization_are_compared_with_it_wherever_both_were_trained():
+    runs = [
+        *arm("batch", [0.80, 0.81]), *arm("moving", [0.80, 0.82]), *arm("domain", [0.7, 0.7]),
+        *arm("batch", [0.60, 0.61], size=2), *arm("moving", [0.70, 0.711], size=2),
+    ]  # fmt: skip
+    found = [s for s in said(runs, "batch_size") if "against batch normalization" in s.text]
+    assert [s.text.split(":")[0] for s in found] == [
+        "Moving batch normalization against batch normalization at batch size 2",
+        "Moving batch normalization against batch normalization at batch size 8",
+        "Batch normalization by site against batch normalization at batch size 8",
+    ]
+    assert found[0].difference.mean == pytest.approx(0.1005)
+    assert [s.verdict for s in found] == ["better", "not distinguishable", "worse"]
+
+
 def test_the_batch_size_is_chosen_by_validation_and_not_by_test():
     runs = [
         *arm("none", [0.5, 0.5]), *arm("batch", [0.99, 0.99], vals=(0.6,)),
