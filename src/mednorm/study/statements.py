@@ -10,7 +10,7 @@ from mednorm.study.claims import DECADES, WHEN, depth, modes, sites, small_data
 from mednorm.study.speaker import FAMILY, NAMES, REGULARIZERS, Speaker, capital, number
 from mednorm.study.summary import generalization_gap
 
-# PyTorch's default, which batch normalization has in every arm: after k updates 0.9^k of the initial running statistics is left.
+# PyTorch's default, which batch normalization has here: after k updates 0.9^k of the initial statistics is left.
 _KEPT_PER_UPDATE = 0.9
 
 
