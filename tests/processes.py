@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import multiprocessing
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 SECONDS = 90  # for all of it; a process starts in some seconds, more where many tests run beside
 
@@ -34,6 +37,30 @@ def run_processes(work: Callable[..., None], count: int, folder: Path, *argument
             raise TimeoutError(f"{work.__name__}: {count} processes did not end within {SECONDS} seconds.")
 
 
+@contextmanager
+def first_of(count: int) -> Iterator[None]:
+    """Make this process the first of so many, of which the others are imagined: nothing is exchanged."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=count)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def run_alone(work: Callable[[], None], folder: Path) -> None:
+    """Call `work` in this process as the only one of a group of gloo, and let go of all that it made.
+
+    A DistributedDataParallel must not outlive the group: deleted as its last holder, it would wait for gloo's threads,
+    which wait for the interpreter, for ever.
+    """
+    dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=0, world_size=1)
+    try:
+        work()
+        gc.collect()
+    finally:
+        dist.destroy_process_group()
+
+
 def _join(rank: int, count: int, rendezvous: str, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     loopback = {"lo", "lo0"} & {name for _, name in socket.if_nameindex()}
@@ -43,6 +70,7 @@ def _join(rank: int, count: int, rendezvous: str, work: Callable[..., None], arg
     dist.init_process_group("gloo", f"file://{rendezvous}", rank=rank, world_size=count, timeout=limit)
     try:
         work(rank, *arguments)
+        gc.collect()  # see `run_alone`
         dist.barrier()  # nobody leaves while another still talks to it
     finally:
         dist.destroy_process_group()

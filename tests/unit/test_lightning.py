@@ -1,3 +1,4 @@
+import gc
 import os
 import re
 
@@ -272,6 +273,8 @@ def one_process():
             patch.setenv(name, "")  # so that what Lightning sets is taken back
             os.environ.pop(name)
         yield
+    # What still holds the group goes first: it must not be the last, see `tests.processes.run_alone`.
+    gc.collect()
     if dist.is_initialized():
         dist.destroy_process_group()
 

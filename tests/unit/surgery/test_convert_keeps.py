@@ -7,13 +7,13 @@ import pickle
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import fx, nn
 
 import mednorm.layers as ours
 from mednorm.surgery.convert import convert
 from mednorm.surgery.freeze import freeze, is_frozen, unfreeze
 from tests.harness import COMPILING, bytes_of, images
+from tests.processes import run_alone
 from tests.unit.surgery.converting import EVERY, OPTIONS, RUNNING, SHAPES, network, scan, settled
 
 
@@ -172,8 +172,7 @@ def test_a_compiled_network_computes_with_the_new_layers():
 
 
 def test_a_network_in_distributed_data_parallel_is_converted_and_told_to_be_wrapped_again(tmp_path):
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
+    def work():
         net = network()
         wrapped = nn.parallel.DistributedDataParallel(net)
         report = convert(wrapped, "sync")
@@ -183,8 +182,8 @@ def test_a_network_in_distributed_data_parallel_is_converted_and_told_to_be_wrap
         )
         wrapped(scan()).sum().backward()
         assert net[1].weight.grad is not None
-    finally:
-        dist.destroy_process_group()
+
+    run_alone(work, tmp_path)
 
 
 def test_a_traced_network_is_converted():

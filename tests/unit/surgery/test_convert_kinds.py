@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import mednorm.layers as ours
 from mednorm.surgery.convert import convert
 from tests.harness import images
+from tests.processes import first_of
 from tests.unit.surgery.converting import OPTIONS, RUNNING, SHAPES, WITHOUT, network, settled
 
 
 @pytest.fixture
 def two_processes():
     """This process as the first of two; the other is imagined, and no statistics are exchanged."""
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
-    yield
-    dist.destroy_process_group()
+    with first_of(2):
+        yield
 
 
 def test_synchronised_without_a_group_is_over_all_processes():

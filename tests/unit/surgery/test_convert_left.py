@@ -14,6 +14,7 @@ from mednorm.errors import ConfigError
 from mednorm.layers import accumulate
 from mednorm.surgery.convert import convert
 from tests.harness import bytes_of, images
+from tests.processes import first_of
 from tests.unit.surgery.converting import OPTIONS, RUNNING, SHAPES, WITHOUT, network, settled
 
 
@@ -173,15 +174,12 @@ def test_a_network_within_accumulate_is_refused_and_what_waits_is_not_lost(where
     assert net[1].num_batches_tracked.item() == 1
 
 
-def test_a_copy_of_what_cannot_be_copied_is_refused_by_what_it_is(tmp_path):
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
+def test_a_copy_of_what_cannot_be_copied_is_refused_by_what_it_is():
+    with first_of(1):
         net = nn.Sequential(ours.BatchNorm(6, process_group=dist.new_group([0])))
         with pytest.raises(ConfigError, match=r"convert: expected a network that can be copied, .*Pass inplace=True\."):
             convert(net, "renorm", inplace=False)
         assert type(net[0]) is ours.BatchNorm
-    finally:
-        dist.destroy_process_group()
 
 
 def test_an_error_at_the_last_layer_leaves_the_first_as_it_was():

@@ -8,7 +8,6 @@ import pickle
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -16,6 +15,7 @@ from mednorm.errors import ConfigError
 from mednorm.layers import BatchNorm, BatchRenorm, DomainBatchNorm, GhostBatchNorm, MovingBatchNorm, RangeBatchNorm
 from mednorm.surgery.freeze import freeze, is_frozen, unfreeze
 from tests.harness import COMPILING, bytes_of, images
+from tests.processes import run_alone
 
 SHAPE = (4, 3, 5, 6)
 LAYERS = {
@@ -263,8 +263,7 @@ def test_a_compiled_network_trains_to_the_same_numbers():
 
 
 def test_distributed_data_parallel_keeps_it_frozen(tmp_path):
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
+    def work():
         net = network()
         freeze(net, affine=True)
         wrapped = nn.parallel.DistributedDataParallel(net)
@@ -274,8 +273,8 @@ def test_distributed_data_parallel_keeps_it_frozen(tmp_path):
         assert bytes_of(net) == before
         assert conv.grad is not None
         assert unfreeze(wrapped).names == ("module.1", "module.4")
-    finally:
-        dist.destroy_process_group()
+
+    run_alone(work, tmp_path)
 
 
 def test_affine_holds_gamma_and_beta_through_an_optimizer_that_has_a_momentum_and_decay():
