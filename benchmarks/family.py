@@ -12,11 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import statistics
 import time
 from pathlib import Path
 
 import torch
+from measured import cpu_model, quartiles
 from torch import Tensor, nn
 
 from mednorm import (
@@ -83,8 +83,8 @@ def measure(shape: tuple[int, ...], rounds: int) -> dict[str, object]:
     return {
         "shape": list(shape),
         "rounds": rounds,
-        "milliseconds": {name: _quartiles(times) for name, times in taken.items()},
-        "ratio": {name: _quartiles(values) for name, values in ratios.items()},
+        "milliseconds": {name: quartiles(times) for name, times in taken.items()},
+        "ratio": {name: quartiles(values) for name, values in ratios.items()},
     }
 
 
@@ -98,26 +98,10 @@ def main() -> None:
     for shape in CASES[-1:] if arguments.smoke else CASES:
         cases.append(measure(shape, 1 if arguments.smoke else 7))
         print(json.dumps(cases[-1]))
-    machine = {"model": _model(), "threads": torch.get_num_threads(), "allocator": "default"}
+    machine = {"model": cpu_model(), "threads": torch.get_num_threads(), "allocator": "default"}
     versions = {"mednorm": __version__, "torch": torch.__version__, "python": platform.python_version()}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps({"machine": machine, "versions": versions, "cases": cases}, indent=1) + "\n")
-
-
-def _model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
-
-
-def _quartiles(times: list[float]) -> dict[str, float]:
-    if len(times) < 2:
-        return {"median": times[0], "low": times[0], "high": times[0]}
-    low, median, high = statistics.quantiles(times, n=4, method="inclusive")
-    return {"median": median, "low": low, "high": high}
 
 
 if __name__ == "__main__":

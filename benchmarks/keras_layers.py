@@ -20,7 +20,6 @@ import json
 import os
 import platform
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,6 +31,7 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+from measured import cpu_model, quartiles
 
 BACKENDS = ("tensorflow", "jax", "torch")
 CASES = (
@@ -140,8 +140,8 @@ def measure(kind: str, shape: tuple[int, ...], jit: bool | str, rounds: int, tur
         "rounds": rounds,
         "steps": turns * steps,
         "loss": losses,
-        "milliseconds": {name: _quartiles(times) for name, times in found.items()},
-        "ratio": {name: _quartiles(values) for name, values in ratios.items() if name != REFERENCE},
+        "milliseconds": {name: quartiles(times) for name, times in found.items()},
+        "ratio": {name: quartiles(values) for name, values in ratios.items() if name != REFERENCE},
     }
 
 
@@ -164,7 +164,7 @@ def run(backend: str, smoke: bool, only: str | None) -> Report:
     machine = {
         "processor": platform.processor() or platform.machine(),
         "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "model": _cpu_model(),
+        "model": cpu_model(),
     }
     return {"machine": machine, "versions": versions | {"python": platform.python_version()}, "cases": cases}
 
@@ -227,19 +227,6 @@ def _rows(case: Report) -> str:
         said = "" if ratio is None else "   {median:.3f} [{low:.3f}, {high:.3f}]".format(**ratio)
         lines.append(f"  {name:18}" + "{median:8.2f} [{low:.2f}, {high:.2f}]".format(**times) + said)
     return "\n".join(lines)
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _quartiles(values: list[float]) -> dict[str, float]:
-    if len(values) < 2:
-        return {"median": values[0], "low": values[0], "high": values[0]}
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return {"median": median, "low": low, "high": high}
 
 
 if __name__ == "__main__":

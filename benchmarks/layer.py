@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import statistics
 from pathlib import Path
 
 import torch
+from measured import quartiles
 from torch import nn
 from torch.utils.benchmark import Timer
 
@@ -46,7 +46,7 @@ def measure(shape: tuple[int, ...], rounds: int, seconds: float) -> dict[str, ob
     for _ in range(rounds):
         for name, timer in timers.items():
             found[name].append(timer.blocked_autorange(min_run_time=seconds).median * 1e3)
-    return {"shape": list(shape), "milliseconds": {name: _quartiles(times) for name, times in found.items()}}
+    return {"shape": list(shape), "milliseconds": {name: quartiles(times) for name, times in found.items()}}
 
 
 def threads() -> int:
@@ -69,13 +69,6 @@ def main() -> None:
     versions = {"mednorm": __version__, "torch": torch.__version__, "python": platform.python_version()}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps({"machine": machine, "versions": versions, "cases": cases}, indent=1) + "\n")
-
-
-def _quartiles(times: list[float]) -> dict[str, float]:
-    if len(times) < 2:
-        return {"median": times[0], "low": times[0], "high": times[0]}
-    low, median, high = statistics.quantiles(times, n=4, method="inclusive")
-    return {"median": median, "low": low, "high": high}
 
 
 if __name__ == "__main__":
