@@ -45,10 +45,14 @@ fmt: .venv/.setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Everything that docs show of times, 25 minutes; `make bench PARTS=steps` for one part. Best with nothing else running.
+PARTS ?= startup layers steps allocators inference statistics family
 bench: .venv/.setup
-	$(BIN)/python benchmarks/layer.py
-	$(BIN)/python benchmarks/family.py
+	@for part in $(PARTS); do \
+	    $(BIN)/mednorm bench $$part --overwrite --out benchmarks/results/$$part.json || exit 1; \
+	done
 	$(BIN)/python benchmarks/fine_tuning.py
+	$(BIN)/python benchmarks/keras_layers.py
 
 docs: schema
 	$(BIN)/python docs/render.py
@@ -70,4 +74,5 @@ clean:
 .venv/.setup: .venv/.study
 	@echo "Adding the test tools and every extra …"
 	$(PIP) --editable ".[study,tensorboard,keras,dev]"
+	@$(BIN)/python -m mednorm.kernels
 	@touch $@

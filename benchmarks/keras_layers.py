@@ -31,7 +31,9 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-from measured import cpu_model, quartiles
+
+from mednorm.bench.machine import cpu_model
+from mednorm.bench.timing import quartiles
 
 BACKENDS = ("tensorflow", "jax", "torch")
 CASES = (

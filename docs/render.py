@@ -7,7 +7,9 @@ A *part* fills the lines between `<!-- render: NAME -->` and `<!-- end -->`:
 | `quickstart` | examples/quickstart.py and what it prints |
 | `example NAME`, `snippet NAME` | examples/NAME.py, docs/snippets/NAME.py, and what it prints |
 | `tasks`, `presets`, `networks` | what the package knows, as tables |
-| `benchmark keras`, `benchmark family` | benchmarks/results/keras.json, family.json |
+| `benchmark keras`, `benchmark lean` | benchmarks/results/keras.json, lean.json |
+| `benchmark layers` | what `mednorm bench layers` wrote to benchmarks/results/layers.json; so family, steps, statistics, inference, startup, allocators |
+| `speed en` | the same in short, layers and steps |
 | `fine_tuning en` | benchmarks/results/fine_tuning.json |
 | `FILE table en` | every arm of docs/results/FILE.json |
 | `FILE facts en` | how the figures were made |
@@ -45,7 +47,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from rendering import benchmarks, claims, code, family, figures, tables
+from rendering import benchmarks, claims, code, family, figures, speed, tables
 from rendering.source import RESULTS, ROOT, PartError, Source
 
 _TWINS = (
@@ -58,7 +60,9 @@ _TWINS = (
 PAGES = (
     *(f"{page}{language}.md" for page in _TWINS for language in ("", ".zh-CN")),
     "docs/how-to/keras.md",
+    "docs/how-to/memory.md",
     "docs/how-to/own-network.md",
+    "docs/how-to/speed.md",
     "docs/how-to/which-layer.md",
     "docs/reference/tasks.md",
     "docs/results/README.md",
@@ -98,10 +102,12 @@ def part(source: Source, name: str) -> str:
         return _CODE[name]()
     if first == "fine_tuning" and len(rest) == 1 and rest[0] in LANGUAGES:
         return family.fine_tuning(rest[0])
-    if first == "benchmark" and len(rest) == 1:
-        return benchmarks.benchmark(rest[0])
     kind, *more = rest or [""]
     try:
+        if first == "speed" and len(rest) == 1 and rest[0] in LANGUAGES:
+            return speed.brief(rest[0])
+        if first == "benchmark" and len(rest) == 1:
+            return benchmarks.benchmark(rest[0])
         if kind in _WHOLE and not more:
             return _WHOLE[kind](source.read(first))
         if kind in _BY_LANGUAGE and more and more[0] in LANGUAGES and (kind == "claims" or len(more) == 1):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from rendering import speed
+from rendering.lean import lean
 from rendering.source import ROOT, PartError
 from rendering.tables import markdown
 
@@ -19,23 +21,16 @@ def benchmark(name: str) -> str:
         PartError: there is none of that name.
 
     """
-    path = ROOT / "benchmarks" / "results" / f"{name}.json"
-    shown = {"keras": _keras, "family": _family}
-    if name not in shown or not path.exists():
-        raise PartError(f"{name}: expected one of {', '.join(shown)}, and benchmarks/results/{name}.json.")
-    return shown[name](json.loads(path.read_text(encoding="utf-8")))
-
-
-def _family(measured: dict[str, Any]) -> str:
-    headers = ["layer", *("×".join(map(str, case["shape"])) for case in measured["cases"])]
-    times = [f"{case['milliseconds']['torch']['median']:.1f} ms" for case in measured["cases"]]
-    rows = [["`torch.nn.BatchNorm`", *times]]
-    for layer in measured["cases"][0]["ratio"]:
-        ratios = [case["ratio"][layer] for case in measured["cases"]]
-        cells = [f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]" for ratio in ratios]
-        rows.append([f"`{layer.split()[0]}`{_every(layer)}", *cells])
-    rounds = measured["cases"][0]["rounds"]
-    return markdown(headers, rows, left=1) + f"\n{_made(measured)}; medians [quartiles] of {rounds} rounds.\n"
+    if name == "lean":
+        return lean()
+    if name in speed.SHOWN:
+        return speed.SHOWN[name]()
+    path = ROOT / "benchmarks" / "results" / "keras.json"
+    if name != "keras" or not path.exists():
+        raise PartError(
+            f"{name}: expected one of keras, lean, {', '.join(speed.SHOWN)}, and its file in benchmarks/results."
+        )
+    return _keras(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _keras(measured: dict[str, Any]) -> str:

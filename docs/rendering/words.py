@@ -23,6 +23,21 @@ FAMILY: Mapping[str, tuple[str, str, str]] = {
     "en": ("norm", "{} at batch size {}", "− BN, paired by seed"),
     "zh": ("归一化", "{}（批量大小 {}）", "减去 BN，按种子配对"),
 }
+# Headers; a cell of a multiple of the floor; a row of a layer, of a step.
+SPEED: Mapping[str, tuple[tuple[str, ...], str, str, str]] = {
+    "en": (
+        ("forward and backward", "mednorm", "PyTorch, same allocator", "PyTorch as installed"),
+        "{} floors",
+        "BN + ReLU, {}",
+        "step of {}",
+    ),
+    "zh": (
+        ("前向与反向", "mednorm", "PyTorch，相同分配器", "PyTorch，默认安装"),
+        "{} 倍下限",
+        "BN + ReLU，{}",
+        "{} 的一步",
+    ),
+}
 FINE_TUNING: Mapping[str, tuple[str, ...]] = {
     "en": ("batch size", "fine-tuned with", "Dice, new scanner", "gained", "Dice, old scanners", "gained"),
     "zh": ("批量大小", "微调方式", "新扫描仪 Dice", "提升", "原扫描仪 Dice", "提升"),

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from mednorm._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from mednorm.allocator import AllocatorReport as AllocatorReport
+    from mednorm.allocator import tune_allocator as tune_allocator
     from mednorm.errors import MednormError as MednormError
     from mednorm.functional import normalize as normalize
     from mednorm.layers.accumulation import accumulate as accumulate
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from mednorm.layers.renorm import BatchRenorm as BatchRenorm
     from mednorm.layers.renorm import set_total_steps as set_total_steps
     from mednorm.layers.sites import domain as domain
+    from mednorm.lean.activations import lean_activations as lean_activations
+    from mednorm.lean.memory import activation_memory as activation_memory
+    from mednorm.lean.report import ActivationMemory as ActivationMemory
     from mednorm.lightning import AccumulateStatistics as AccumulateStatistics
     from mednorm.lightning import FreezeStatistics as FreezeStatistics
     from mednorm.moments import Moments as Moments
@@ -40,6 +45,8 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AccumulateStatistics": "mednorm.lightning",
+    "ActivationMemory": "mednorm.lean",
+    "AllocatorReport": "mednorm.allocator",
     "BatchNorm": "mednorm.layers",
     "BatchRenorm": "mednorm.layers",
     "ConversionReport": "mednorm.surgery",
@@ -55,20 +62,25 @@ _HOME = {
     "PortReport": "mednorm.surgery",
     "RangeBatchNorm": "mednorm.layers",
     "accumulate": "mednorm.layers",
+    "activation_memory": "mednorm.lean",
     "centralize": "mednorm.surgery",
     "convert": "mednorm.surgery",
     "domain": "mednorm.layers",
     "fold": "mednorm.surgery",
     "freeze": "mednorm.surgery",
     "is_frozen": "mednorm.surgery",
+    "lean_activations": "mednorm.lean",
     "normalize": "mednorm.functional",
     "port": "mednorm.surgery",
     "set_total_steps": "mednorm.layers",
+    "tune_allocator": "mednorm.allocator",
     "unfreeze": "mednorm.surgery",
 }
 
 __all__ = [
     "AccumulateStatistics",
+    "ActivationMemory",
+    "AllocatorReport",
     "BatchNorm",
     "BatchRenorm",
     "ConversionReport",
@@ -85,15 +97,18 @@ __all__ = [
     "RangeBatchNorm",
     "__version__",
     "accumulate",
+    "activation_memory",
     "centralize",
     "convert",
     "domain",
     "fold",
     "freeze",
     "is_frozen",
+    "lean_activations",
     "normalize",
     "port",
     "set_total_steps",
+    "tune_allocator",
     "unfreeze",
 ]
 

@@ -14,9 +14,14 @@ from mednorm.errors import ShapeError
 from mednorm.reference import range_over_std
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # no need to follow the integral
-def _range_over_std(count: int) -> float:
-    return range_over_std(count)
+def range_constant(count: int) -> float:
+    """Return the expected range of so many Gaussian values over their standard deviation; of 2 for fewer."""
+    return range_over_std(max(2, count))
+
+
+# The compiler need not follow the integral. `torch.compiler.assume_constant_result` sets this mark too, and imports the
+# whole compiler for it, which takes a second.
+range_constant._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,6 +100,18 @@ class Moments:
         spatial = tuple(range(2, x.dim()))
         return _measure(values, kept, spatial if per_sample else (0, *spatial))
 
+    @staticmethod
+    def given(mean: Tensor, variance: Tensor) -> Moments:
+        """Return what stands for a given mean and biased variance, such as running ones: of one value, without a range.
+
+        Example:
+            >>> import torch
+            >>> Moments.given(torch.zeros(2), torch.full((2,), 4.0)).std
+            tensor([2., 2.])
+
+        """
+        return Moments(torch.ones_like(mean, dtype=torch.int64), mean, variance, mean, mean)
+
     def merge(self, other: Moments) -> Moments:
         """Pool two over disjoint values (Chan et al.); either may be empty."""
         return Moments.pool((self, other))
@@ -150,9 +167,9 @@ class Moments:
         constant: Tensor | float
         if count is None:
             counts, place = self.count.unique(return_inverse=True)
-            constant = self.mean.new_tensor([range_over_std(max(2, each)) for each in counts.tolist()])[place]
+            constant = self.mean.new_tensor([range_constant(each) for each in counts.tolist()])[place]
         else:
-            constant = _range_over_std(max(2, count))
+            constant = range_constant(count)
         spread = torch.where(self.count > 1, (self.maximum - self.minimum) / constant, 0)
         return Moments(self.count, self.mean, self.count * spread.square(), self.minimum, self.maximum)
 

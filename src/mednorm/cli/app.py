@@ -9,6 +9,7 @@ import typer
 from typer.exceptions import TyperException
 
 from mednorm import __version__
+from mednorm.cli.bench import bench
 from mednorm.cli.data import data_app
 from mednorm.cli.evaluate import evaluate
 from mednorm.cli.predict import predict
@@ -29,6 +30,7 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(predict)
 app.command()(report)
+app.command()(bench)
 app.add_typer(data_app, name="data")
 
 

@@ -55,6 +55,10 @@ Dropout = Annotated[float | None, typer.Option("--dropout", help="Share dropped,
 L1 = Annotated[float | None, typer.Option("--l1", help="Weight of the L1 penalty, where an arm has l1.")]
 L2 = Annotated[float | None, typer.Option("--l2", help="Weight of the L2 penalty, where an arm has l2.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
+Lean = Annotated[
+    bool | None,
+    typer.Option("--lean/--no-lean", help="Compute activations again in the backward pass: less memory."),
+]
 TensorBoard = Annotated[
     bool | None, typer.Option("--tensorboard/--no-tensorboard", help="Also log every epoch for TensorBoard.")
 ]

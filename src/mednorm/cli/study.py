@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from mednorm.cli import options as o
+from mednorm.cli.allocator import tune_on_cpu
 
 
 def study(
@@ -70,6 +71,7 @@ def study(
     image_size: o.ImageSize = None,
     split_seed: o.SplitSeed = None,
     device: o.Device = None,
+    lean: o.Lean = None,
     tensorboard: o.TensorBoard = None,
     json: o.Json = False,
 ) -> None:
@@ -120,10 +122,12 @@ def study(
         "image_size": o.numbers(image_size, "--image-size"),
         "split_seed": split_seed,
         "device": device,
+        "lean": lean,
         "tensorboard": tensorboard,
     }
     settings = resolve(task, preset, read_toml(config) if config else {}, flags, str(config))
     console = o.messages if json else o.console
+    tune_on_cpu(settings.device, console)
     with progress_display(console=console, transient=True) as display:
         command = shlex.join(["mednorm", *sys.argv[1:]])
         results = run_study(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mednorm.cli import options as o
+from mednorm.cli.allocator import tune_on_cpu
 from mednorm.errors import ConfigError
 
 
@@ -45,6 +46,7 @@ def train(
     image_size: o.ImageSize = None,
     split_seed: o.SplitSeed = None,
     device: o.Device = None,
+    lean: o.Lean = None,
     tensorboard: o.TensorBoard = None,
     json: o.Json = False,
 ) -> None:
@@ -86,6 +88,7 @@ def train(
         "image_size": o.numbers(image_size, "--image-size"),
         "split_seed": split_seed,
         "device": device,
+        "lean": lean,
         "tensorboard": tensorboard,
     }
     settings = resolve(task, None, {}, flags)
@@ -100,7 +103,9 @@ def train(
         known = ", ".join(each.name or "none" for each in prepared.folds)
         raise ConfigError(f"--fold: expected one of {known}, got {fold!r}.")
     plan = plans[0]
-    with progress_display(console=o.messages if json else o.console, transient=True) as display:
+    console = o.messages if json else o.console
+    tune_on_cpu(settings.device, console)
+    with progress_display(console=console, transient=True) as display:
         run = train_run(plan, chosen, prepared, out, [RunProgress(display, plan.name, chosen.main_metric)])
     if json:
         typer.echo(run.model_dump_json(indent=1))

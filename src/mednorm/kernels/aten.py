@@ -47,6 +47,7 @@ def normalize_backward(
     slope: float | None,
     mask: Tensor | None,
     *,
+    fixed: bool = False,
     by_range: bool = False,
     reduce: Reduce | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -59,6 +60,7 @@ def normalize_backward(
     The second term of ∂x is there because μ and σ² depend on x; a value that a mask keeps out of them has no such
     term (`kept` is 0 there). The activation's sign is recomputed from x, so that its output need not be kept.
 
+    `fixed` says that μ and σ² are given and no function of x: there is no second term then.
     `by_range` says that σ² is that of `Moments.by_range`: what goes through it reaches the extremes alone. `reduce`
     adds the two sums of ∂x up over the processes whose values the moments are of; ∂γ and ∂β stay this process's own.
     """
@@ -71,7 +73,11 @@ def normalize_backward(
             else torch.ops.aten.leaky_relu_backward(grad, before, slope, False)
         )
     invstd = (moments.variance + eps).rsqrt()
-    if mask is None and not by_range and reduce is None and x.numel() > 0:  # the fused operator divides by the count
+    if fixed:
+        grads = torch.ops.aten.native_batch_norm_backward(
+            grad, values, weight, moments.mean, moments.variance, None, None, False, eps, [True, True, True]
+        )
+    elif mask is None and not by_range and reduce is None and x.numel() > 0:  # this operator divides by the count
         grads = torch.ops.aten.native_batch_norm_backward(
             grad, values, weight, None, None, moments.mean, invstd, True, eps, [True, True, True]
         )

@@ -15,8 +15,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mednorm import kernels
 from mednorm.errors import ConfigError, ShapeError
-from mednorm.functional import Activation, activation_slope, normalize
+from mednorm.functional import Activation, activation_slope, batch_normalize, normalize
 from mednorm.layers.tracking import BySite, Move, ProcessGroup, is_process_group, move, others_of, repeating_forward
+from mednorm.layers.visible import visibly
 from mednorm.moments import Moments, broadcast_mask
 
 
@@ -29,6 +30,14 @@ class Common(TypedDict, total=False):
     bias: bool
     device: torch.device | str | None
     dtype: torch.dtype | None
+
+
+class Manner(TypedDict):
+    """Keywords of a normalization."""
+
+    eps: float
+    activation: Activation | None
+    negative_slope: float
 
 
 class BatchNorm(_BatchNorm):
@@ -98,6 +107,9 @@ class BatchNorm(_BatchNorm):
     """
 
     _needs_running_stats: ClassVar[bool] = False
+    _at_once: ClassVar[bool] = True  # whether it normalizes with the statistics as they were measured
+    _moves_plainly: ClassVar[bool] = True  # whether the running statistics move towards the batch's by the momentum
+    _by_range: ClassVar[bool] = False  # whether the spread is that of the range
     batch_moments: Moments | None
     num_batches_skipped: Tensor
     process_group: ProcessGroup
@@ -140,8 +152,13 @@ class BatchNorm(_BatchNorm):
         self._check_input_dim(input)
         if not self._uses_batch:
             return self._normalize_with_running_statistics(input, mask)
-        moments = self._measure(input, mask)
-        y = self._normalize(input, moments, mask)
+        if mask is None and self._at_once and self._group() is None:
+            self._check_count(input, None, None)
+            y, moments = self._at_once_by(input, self.weight, self.bias)
+            self.batch_moments = moments
+        else:
+            moments = self._measure(input, mask)
+            y = self._normalize(input, moments, mask)
         self._track(moments)
         return y
 
@@ -150,9 +167,20 @@ class BatchNorm(_BatchNorm):
         """Whether the batch's own statistics normalize it: in training, and where there are no running ones."""
         return self.training or self.running_mean is None
 
+    def _at_once_by(
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: kernels.Groups | None = None
+    ) -> tuple[Tensor, Moments]:
+        """Measure and normalize in one operation, where nothing is to be done with the statistics in between."""
+        return visibly(batch_normalize, x, weight, bias, groups=groups, **self._manner)
+
+    @property
+    def _manner(self) -> Manner:
+        """What every normalization of this layer is told."""
+        return {"eps": self.eps, "activation": self.activation, "negative_slope": self.negative_slope}
+
     def _measure(self, x: Tensor, mask: Tensor | None) -> Moments:
         """Take the statistics of a batch, over the processes that share them, and remember them."""
-        moments = self._shared(Moments.of(x, mask=mask))
+        moments = self._shared(kernels.measure(x, mask))
         self._check_count(x, moments, mask, known=self._group() is None)
         self.batch_moments = moments
         return moments
@@ -173,19 +201,17 @@ class BatchNorm(_BatchNorm):
         mask: Tensor | None,
         weight: Tensor | None,
         bias: Tensor | None,
-        by_range: bool = False,
     ) -> Tensor:
-        return normalize(
+        return visibly(
+            normalize,
             x,
             moments,
             weight,
             bias,
-            eps=self.eps,
             mask=mask,
-            activation=self.activation,
-            negative_slope=self.negative_slope,
-            by_range=by_range,
+            by_range=self._by_range,
             process_group=self._gradient_group(),
+            **self._manner,
         )
 
     def _normalize_with_running_statistics(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -208,6 +234,9 @@ class BatchNorm(_BatchNorm):
         # In the type training computes in: torch's kernel refuses parameters of any other.
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         weight, bias = (None if vector is None else vector.to(dtype) for vector in (weight, bias))
+        if kernels.on_cpu(x) and not torch.compiler.is_compiling():  # normalized and rectified in one pass
+            given = Moments.given(mean.to(dtype), var.to(dtype))
+            return visibly(normalize, x, given, weight, bias, fixed=True, **self._manner)
         slope = activation_slope(self.activation, self.negative_slope)
         values = x.to(dtype) if slope else x  # in half precision the slope itself would be rounded
         y = torch.nn.functional.batch_norm(
@@ -275,6 +304,10 @@ class BatchNorm(_BatchNorm):
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
+        running, counts = (self.running_mean, self.running_var), (self.num_batches_tracked, self.num_batches_skipped)
+        if self._moves_plainly and not sites and kernels.can_move(running, counts, moments):
+            kernels.move(*running, *counts, moments, self.momentum)
+            return
         some = (moments.count > 0).all()
         batch = self._centre(moments), self._spread(moments)
         weight = self._weight_of_new(self.num_batches_tracked, moments.mean.dtype)
@@ -323,9 +356,11 @@ class BatchNorm(_BatchNorm):
         if not input.is_floating_point():
             raise ShapeError(f"{self._who}: expected floating-point values, got {input.dtype}. Pass `x.float()`.")
 
-    def _check_count(self, x: Tensor, moments: Moments, mask: Tensor | None, known: bool = True) -> None:
+    def _check_count(self, x: Tensor, moments: Moments | None, mask: Tensor | None, known: bool = True) -> None:
         """Refuse a single value per channel; `known`: without a mask, the shape says how many there are."""
-        count = x.numel() // self.num_features if mask is None and known else int(moments.count.min())
+        count = (
+            x.numel() // self.num_features if moments is None or (mask is None and known) else int(moments.count.min())
+        )
         if count < 2 and not (x.numel() == 0 and count == 0):
             kept = "" if mask is None else " that the mask keeps"
             raise ShapeError(

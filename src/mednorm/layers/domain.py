@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Unpack
 import torch
 from torch import Tensor, nn
 
+from mednorm import kernels
 from mednorm.errors import ConfigError, ShapeError
 from mednorm.layers.batch import BatchNorm, Common
 from mednorm.layers.tracking import BySite, Move, repeating_forward
@@ -137,6 +138,8 @@ class DomainBatchNorm(BatchNorm):
         groups = self._groups(len(input), sites)
         if not self._uses_batch:
             return self._by_site(input, mask, groups, self._evaluate_site)
+        if mask is None and self._group() is None:
+            return self._normalize_sites_at_once(input, groups)
         measured: dict[int | None, Moments] = {}
 
         def normalize_site(x: Tensor, kept: Tensor | None, site: int | None) -> Tensor:
@@ -146,6 +149,24 @@ class DomainBatchNorm(BatchNorm):
         y = self._by_site(input, mask, groups, normalize_site)
         self.batch_moments = Moments.pool(measured.values())
         self._track(self.batch_moments, {site: each for site, each in measured.items() if site is not None})
+        return y
+
+    def _normalize_sites_at_once(self, x: Tensor, groups: Mapping[int | None, list[int]]) -> Tensor:
+        """Measure and normalize all sites in one operation."""
+        sizes = [len(places) for places in groups.values()]
+        for size in sizes:
+            self._check_count(x[:size], None, None)
+        places = [place for each in groups.values() for place in each]
+        order = None if places == list(range(len(x))) else torch.tensor(places, device=x.device)
+        weight: Tensor | None = self.weight
+        bias: Tensor | None = self.bias
+        if self.domain_weight is not None:
+            weights, biases = zip(*(self._affine(site) for site in groups), strict=True)
+            weight, bias = torch.stack(weights), None if self.domain_bias is None else torch.stack(biases)
+        y, measured = self._at_once_by(x, weight, bias, kernels.Groups(sizes, order))
+        self.batch_moments = measured.pooled()
+        each = (Moments(*fields) for fields in zip(*measured.fields(), strict=True))
+        self._track(self.batch_moments, {site: m for site, m in zip(groups, each, strict=True) if site is not None})
         return y
 
     def _by_site(self, x: Tensor, mask: Tensor | None, groups: Mapping[int | None, list[int]], apply: Apply) -> Tensor:

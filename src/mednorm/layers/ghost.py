@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Unpack
 
 import torch
 from torch import Tensor
 
+from mednorm import kernels
 from mednorm.errors import ConfigError, ShapeError
 from mednorm.layers.batch import BatchNorm, Common
 from mednorm.moments import Moments, broadcast_mask
@@ -85,20 +87,31 @@ class GhostBatchNorm(BatchNorm):
             return super().forward(input, mask)
         self._check_input_dim(input)
         sizes = self._sizes(input)
-        masks = [None] * len(sizes) if mask is None else broadcast_mask(mask, input, 1).split(sizes)
-        ghosts = list(zip(input.split(sizes), masks, strict=True))
-        measured = [Moments.of(ghost, mask=kept) for ghost, kept in ghosts]
-        for (ghost, kept), moments in zip(ghosts, measured, strict=True):
+        ghosts = input.split(sizes)
+        for ghost in ghosts:
             if len(input) > 1 and len(ghost) * ghost[0, 0].numel() == 1:
                 raise ShapeError(
                     f"{self._who}: expected at least 2 values per channel in every ghost, got 1 with "
                     f"ghost_size={self.ghost_size} (input shape {tuple(input.shape)}). Use a larger ghost_size."
                 )
-            self._check_count(ghost, moments, kept)
-        parts = [self._normalize(ghost, moments, kept) for (ghost, kept), moments in zip(ghosts, measured, strict=True)]
-        self.batch_moments = self._shared(Moments.pool(measured))
+        if mask is None:
+            self._check_count(ghosts[-1], None, None)
+            y, measured = self._at_once_by(input, self.weight, self.bias, kernels.Groups(sizes))
+            self.batch_moments = self._shared(measured.pooled())
+        else:
+            y = self._normalize_masked(ghosts, broadcast_mask(mask, input, 1).split(sizes))
+        assert self.batch_moments is not None
         self._track(self.batch_moments)
-        return torch.cat(parts) if len(parts) > 1 else parts[0]
+        return y
+
+    def _normalize_masked(self, ghosts: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
+        """Normalize one ghost after the other, by what its mask keeps."""
+        measured = [Moments.of(ghost, mask=kept) for ghost, kept in zip(ghosts, masks, strict=True)]
+        for ghost, kept, moments in zip(ghosts, masks, measured, strict=True):
+            self._check_count(ghost, moments, kept)
+        parts = map(self._normalize, ghosts, measured, masks)
+        self.batch_moments = self._shared(Moments.pool(measured))
+        return torch.cat(list(parts))
 
     def _sizes(self, x: Tensor) -> list[int]:
         """Return how many images each ghost has."""

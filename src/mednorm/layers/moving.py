@@ -10,10 +10,13 @@ from typing import Any, ClassVar, Literal, Unpack
 import torch
 from torch import Tensor
 
+from mednorm import kernels
 from mednorm.errors import ConfigError
+from mednorm.functional import activation_slope
 from mednorm.layers.batch import BatchNorm, Common
-from mednorm.layers.projection import Project, Window
+from mednorm.layers.projection import NormalizeProjected, Project, Window
 from mednorm.layers.tracking import repeating_forward
+from mednorm.layers.visible import visibly
 from mednorm.moments import Moments
 
 Centering = Literal["mean", "weights"]
@@ -89,6 +92,7 @@ class MovingBatchNorm(BatchNorm):
     """
 
     _needs_running_stats = True
+    _moves_plainly = False
     refresh_every: int
     window: int
 
@@ -135,6 +139,22 @@ class MovingBatchNorm(BatchNorm):
                 self._track(moments)
             self._count_step()
         mean, var = self._forward_statistics(input, moments if self._first_step else None)
+        if mask is None and kernels.has_sums(input, squares=True):
+            weight, bias = (None if vector is None else vector.to(mean.dtype) for vector in (self.weight, self.bias))
+            y: Tensor = visibly(
+                NormalizeProjected.apply,
+                input,
+                weight,
+                bias,
+                mean,
+                var,
+                *self.backward_window.on(mean),
+                self.eps,
+                activation_slope(self.activation, self.negative_slope),
+                self.centering == "mean",
+                self._group(),
+            )
+            return y
         std = (var + self.eps).sqrt()
         # In the type of the arithmetic: in half precision the gradient would be rounded on its way to the projection.
         projected: Tensor = Project.apply(  # type: ignore[no-untyped-call]

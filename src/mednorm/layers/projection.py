@@ -9,8 +9,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mednorm import kernels
 from mednorm.kernels import per_channel
-from mednorm.moments import broadcast_mask
+from mednorm.moments import Moments, broadcast_mask
 
 
 class Window:
@@ -100,13 +101,7 @@ class Project(torch.autograd.Function):
         x, mean, std, mask = ctx.saved_tensors
         kept = None if mask is None else broadcast_mask(mask, x, 1)
         sums = _sums(x, grad, mean, std) if kept is None and x.numel() > 0 else _kept_sums(x, grad, mean, std, kept)
-        if ctx.group is not None:
-            dist.all_reduce(sums, group=ctx.group)
-        new, some = sums[:4] / sums[4].clamp(min=1), (sums[4] > 0).all()
-        b, a, m, c = averages(ctx.means, ctx.passes, new, some)
-        if not ctx.center:
-            b, m = torch.zeros_like(b), torch.zeros_like(m)
-        q = (a - b * m) / (c - m.square() + ctx.eps / std.square())
+        b, q, m = _projection(ctx, sums, std.reciprocal())
         through = _affine(x, mean, std, q / std, (b - m * q) / std)
         if kept is not None:  # what NaN or infinity outside the mask gives is dropped here
             through = through.masked_fill(~kept, 0)
@@ -147,3 +142,66 @@ def _kept_sums(x: Tensor, h: Tensor, mean: Tensor, std: Tensor, kept: Tensor | N
             kept.sum(axes).to(x.dtype),
         )
     )
+
+
+class NormalizeProjected(torch.autograd.Function):
+    """Normalize with given statistics, and project the gradient as `Project` does, in two passes over memory.
+
+    For tensors that the compiled loops take (`mednorm.kernels.has_sums`), without a mask.
+    """
+
+    @staticmethod
+    def forward(
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        mean: Tensor,
+        variance: Tensor,
+        means: Tensor,
+        passes: Tensor,
+        eps: float,
+        slope: float | None,
+        center: bool,
+        group: dist.ProcessGroup | None,
+    ) -> Tensor:
+        """Return act(γ·x̂ + β). `means` and `passes` are those of a `Window`."""
+        return kernels.normalize(x, Moments.given(mean, variance), weight, bias, eps, slope)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep what the backward pass needs; the window as it is, for it moves between the passes."""
+        x, weight, bias, mean, variance, ctx.means, ctx.passes, ctx.eps, ctx.slope, ctx.center, ctx.group = inputs
+        ctx.save_for_backward(x, weight, bias, mean, variance)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x, of the weight and of the bias."""
+        x, weight, bias, mean, variance = ctx.saved_tensors
+        given = grad, x, Moments.given(mean, variance), weight, bias, ctx.eps, ctx.slope
+        h, products, deviations, squares = kernels.sums(*given, squares=True)
+        invstd = (variance + ctx.eps).rsqrt()
+        gamma = torch.ones_like(invstd) if weight is None else weight
+        count = torch.full_like(invstd, x.numel() // len(mean))
+        total = torch.stack(
+            (gamma * h, gamma * invstd * products, invstd * deviations, invstd.square() * squares, count)
+        )
+        b, q, m = _projection(ctx, total, invstd)
+        grad_x = kernels.apply(*given, q * invstd.square(), (b - m * q) * invstd)
+        return (
+            grad_x,
+            None if weight is None else invstd * products,
+            None if bias is None else h,
+            *([None] * 8),
+        )
+
+
+def _projection(ctx: Any, sums: Tensor, invstd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return B, q and m of `Project`, from Σσh, Σσh·x̂, Σx̂, Σx̂² and the count of this pass, and those in the window."""
+    if ctx.group is not None:
+        dist.all_reduce(sums, group=ctx.group)
+    new, some = sums[:4] / sums[4].clamp(min=1), (sums[4] > 0).all()
+    b, a, m, c = averages(ctx.means, ctx.passes, new, some)
+    if not ctx.center:
+        b, m = torch.zeros_like(b), torch.zeros_like(m)
+    return b, (a - b * m) / (c - m.square() + ctx.eps * invstd.square()), m

@@ -41,12 +41,11 @@ class RangeBatchNorm(BatchNorm):
 
     """
 
+    _at_once, _by_range = False, True
+
     def _measure(self, x: Tensor, mask: Tensor | None) -> Moments:
         known = x.numel() // self.num_features if mask is None and self._group() is None else None
         return super()._measure(x, mask).by_range(known)
-
-    def _normalize(self, x: Tensor, moments: Moments, mask: Tensor | None) -> Tensor:
-        return self._normalize_by(x, moments, mask, self.weight, self.bias, by_range=True)
 
     def _pool(self, batches: list[Moments]) -> Moments:
         return super()._pool(batches).by_range()

@@ -107,6 +107,7 @@ class BatchRenorm(BatchNorm):
         self.total_steps = total_steps
         self._corrections = _none_yet()
 
+    _at_once = False  # the correction is made from the batch's statistics
     _passing: ClassVar[Mapping[str, Any]] = {**BatchNorm._passing, "_corrections": deque(maxlen=_REPEATABLE)}
 
     def clips(self) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from torch import nn
 
 from mednorm.errors import ConfigError
 from mednorm.layers import BatchNorm
+from mednorm.lean import is_lean, make_lean, make_ordinary
 from mednorm.surgery.conversion import NOT_ASKED_FOR, ConversionReport, LeftLayer, kind_of
 from mednorm.surgery.copying import copied
 from mednorm.surgery.families import Norm, recognize
@@ -26,6 +27,7 @@ def convert(
     where: Where | None = None,
     inplace: bool = True,
     fuse_activation: bool = False,
+    lean: bool | None = None,
     dims: int | None = None,
     example: Sequence[Any] | None = None,
     **options: Any,
@@ -69,6 +71,8 @@ def convert(
         fuse_activation: let each layer take in the ReLU or leaky ReLU after it, where nothing else takes the layer's
             output; the activation becomes an ``nn.Identity``. See the note. Turning such a layer into one that has no
             place for an activation gives it back.
+        lean: let the network keep less for its backward pass whenever it trains, as within `lean_activations`: True or
+            False; by default it stays as it is. A network without any of our layers left is lean no longer.
         dims: number of spatial axes, 1 to 3, for layers of which nothing says it: ``torch`` and ``instance`` need it.
             By default that of the convolutions.
         example: the network's positional inputs; helps to find activations where ``torch.fx`` cannot trace it.
@@ -109,7 +113,7 @@ def convert(
         that one of them seems to use without its activation takes in none.
 
     """
-    check_request(to, dims, fuse_activation, options)
+    check_request(to, dims, fuse_activation, lean, options)
     model = model if inplace or not isinstance(model, nn.Module) else copied(model, "convert")
     picked = {id(module) for _, module in chosen(model, where, "convert")}
     _check_nothing_waits(model)
@@ -128,7 +132,7 @@ def convert(
             plan.prepare(shown, norm, fusions.by_norm.get(id(norm.module)), fusions.reasons.get(name, ""))
     plan.left += [LeftLayer(names[id(module)], type(module).__name__, reason) for module, reason in fusions.left]
     model = plan.apply()
-    notes = (*fusions.notes, *_wrappings(model)) if plan.steps else fusions.notes
+    notes = (*fusions.notes, *_settle_lean(model, lean), *(_wrappings(model) if plan.steps else ()))
     return ConversionReport(model, to, tuple(plan.changed), tuple(plan.left), notes)
 
 
@@ -139,6 +143,18 @@ def _check_nothing_waits(model: nn.Module) -> None:
                 f"convert: expected a network outside of mednorm.accumulate, got {named(module, name)} within, whose "
                 "batches that wait for the end of a step would be lost. Convert before or after. Nothing was changed."
             )
+
+
+def _settle_lean(model: nn.Module, lean: bool | None) -> tuple[str, ...]:
+    was, ours = is_lean(model), any(isinstance(module, BatchNorm) for module in model.modules())
+    if lean and ours:
+        make_lean(model)
+        return () if was else ("Lean: outputs of normalization are computed again in the backward pass, not kept.",)
+    if lean is False or not ours:
+        make_ordinary(model)
+    if lean:
+        return ("Not lean: it has none of our layers.",)
+    return ("No longer lean.",) if was and not is_lean(model) else ()
 
 
 def _wrappings(model: nn.Module) -> tuple[str, ...]:

@@ -11,7 +11,9 @@ from mednorm.errors import ConfigError
 from mednorm.surgery.families import OPTIONS, OURS
 
 
-def check_request(to: str, dims: int | None, fuse_activation: bool, options: Mapping[str, Any]) -> None:
+def check_request(
+    to: str, dims: int | None, fuse_activation: bool, lean: bool | None, options: Mapping[str, Any]
+) -> None:
     """Pass if there is such a target, with these options in their ranges.
 
     Raises:
@@ -34,6 +36,11 @@ def check_request(to: str, dims: int | None, fuse_activation: bool, options: Map
         raise ConfigError(
             f"convert: expected a target that has a place for the activation, {', '.join(OURS)}, with "
             f"fuse_activation=True, got {to!r}."
+        )
+    if lean and to not in OURS:
+        raise ConfigError(
+            f"convert: expected a target of ours, {', '.join(OURS)}, with lean=True, got {to!r}. Around forward passes "
+            "of any network with batch normalization stands mednorm.lean_activations."
         )
     groups = options.get("num_groups", 1)
     if not isinstance(groups, Integral) or isinstance(groups, bool) or groups < 1:

@@ -35,7 +35,7 @@ from mednorm.training.settings import RunSettings, read_toml, validated
 OUTCOMES, BATCH_OUTCOMES = "outcomes.csv", "outcomes-batch-statistics.csv"
 
 # Where these differ, the numbers do not.
-_HARMLESS = {"data", "tensorboard"}  # where the data lies; what it holds is in the digest
+_HARMLESS = {"data", "lean", "tensorboard"}  # where the data lies; what it holds is in the digest
 
 # What torch.load raises for a file that is cut short, no archive, or holds more than tensors and plain values.
 _DAMAGE = (RuntimeError, EOFError, OSError, pickle.UnpicklingError)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from mednorm.lean import lean_activations
 from mednorm.tasks.judge import Judge, Metrics
 from mednorm.training.inference import asks_for_sites, at_sites, logits_of
 from mednorm.training.settings import RunSettings
@@ -75,7 +78,7 @@ class TrainingModule(pl.LightningModule):
         images, targets, rows = batch
         # Patches come scaled, as their whole volume was.
         network = self.network if self.settings.patch_size is None else self.network.get_submodule("net")
-        with at_sites(network, self._sites_of("train", rows)):
+        with at_sites(network, self._sites_of("train", rows)), self._leanly():
             logits: Tensor = network(images)
         loss = self._loss("train", logits, targets)
         penalty = self.penalty()
@@ -135,6 +138,10 @@ class TrainingModule(pl.LightningModule):
     def metrics(self, split: str) -> Metrics:
         """Return this epoch's metrics of "train" or "val"."""
         return self.judges[split].compute()
+
+    def _leanly(self) -> AbstractContextManager[None]:
+        batch_norm = any(isinstance(module, _BatchNorm) for module in self.network.modules())
+        return lean_activations(self.network) if self.settings.lean and batch_norm else nullcontext()
 
     def _sites_of(self, split: str, rows: Tensor) -> list[str | None] | None:
         known = self.sites[split]

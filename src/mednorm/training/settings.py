@@ -70,6 +70,7 @@ class CommonSettings(BaseModel):
     l1: float = Field(default=1e-5, ge=0, description="penalty l1·Σ|w| on weights, where the regularizer has l1")
     l2: float = Field(default=1e-3, ge=0, description="penalty l2/2·Σw² on weights, where the regularizer has l2")
     device: Device = "auto"
+    lean: bool = Field(default=False, description="compute activations again in the backward pass: less memory")
     tensorboard: bool = False
 
 

@@ -10,7 +10,16 @@ import mednorm
 from mednorm.cli.app import app, run
 
 MEDNORM = Path(sys.executable).with_name("mednorm")
-COMMANDS = [["study"], ["train"], ["evaluate"], ["predict"], ["report"], ["data", "describe"], ["data", "manifest"]]
+COMMANDS = [
+    ["study"],
+    ["train"],
+    ["evaluate"],
+    ["predict"],
+    ["report"],
+    ["bench"],
+    ["data", "describe"],
+    ["data", "manifest"],
+]
 
 
 def command_of(words):
@@ -209,7 +218,7 @@ def test_the_completion_knows_the_commands_and_options():
         return done.stdout.split()
 
     assert completed("mednorm st") == ["study"]
-    assert completed("mednorm study --lea") == ["--learning-rate"]
+    assert completed("mednorm study --lear") == ["--learning-rate"]
 
 
 def test_the_options_offer_the_completion_script(capsys):

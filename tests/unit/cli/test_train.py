@@ -24,6 +24,15 @@ def test_one_run_is_that_of_a_study_with_the_same_settings(capsys, lung_npz, stu
     }
 
 
+def test_a_lean_run_has_the_figures_of_an_ordinary_one(capsys, lung_npz, tmp_path):
+    records = []
+    for option in ("--lean", "--no-lean"):
+        assert train(lung_npz, tmp_path / option, option, "--json") == 0
+        records.append(figures(json.loads(capsys.readouterr().out)))
+    assert records[0] == records[1]
+    assert "lean = true" in (tmp_path / "--lean" / "config.toml").read_text()
+
+
 def test_json_is_the_record_and_nothing_else_is_on_stdout(capsys, lung_npz, tmp_path):
     assert train(lung_npz, tmp_path / "run", "--json") == 0
     printed = capsys.readouterr().out

@@ -68,7 +68,7 @@ def test_a_folder_with_other_settings_is_refused_and_the_difference_named(tmp_pa
         open_run(SETTINGS.model_copy(update={key: value}), tmp_path)
 
 
-@pytest.mark.parametrize("changed", [{"tensorboard": True}, {"data": "elsewhere/the_same.npz"}])
+@pytest.mark.parametrize("changed", [{"tensorboard": True}, {"lean": True}, {"data": "elsewhere/the_same.npz"}])
 def test_what_does_not_change_the_numbers_may_differ(tmp_path, changed):
     open_run(SETTINGS, tmp_path)
     assert open_run(SETTINGS.model_copy(update=changed), tmp_path) is None

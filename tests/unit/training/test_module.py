@@ -1,3 +1,5 @@
+import copy
+import weakref
 from collections import OrderedDict
 
 import pytest
@@ -32,6 +34,26 @@ def test_the_l2_penalty_is_half_the_sum_of_squared_weights():
     made = module(regularizer="l2", l2=0.3)
     conv, dense = made.network[0].weight.detach().numpy(), made.network[4].weight.detach().numpy()
     assert made.penalty().item() == pytest.approx(0.15 * ((conv**2).sum() + (dense**2).sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(4), nn.GroupNorm(2, 4)], ids=["batch", "group"])
+def test_a_lean_step_keeps_less_where_there_is_batch_normalization_and_has_the_same_gradients(norm):
+    images, labels = torch.randn(6, 1, 4, 4), torch.arange(6) % 2
+    gradients, kept = [], []
+    for lean in (False, True):
+        torch.manual_seed(0)
+        made = module(lean=lean)
+        made.network[1], made.network[2] = (
+            copy.deepcopy(norm),
+            nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 1), nn.Flatten()),
+        )
+        outputs = []
+        made.network[2][0].register_forward_hook(lambda *args, outputs=outputs: outputs.append(weakref.ref(args[-1])))
+        loss = made.training_step((images, labels, ROWS), 0)["loss"]
+        kept.append(outputs[0]() is not None)
+        gradients.append(torch.autograd.grad(loss, made.network.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    assert kept == [True, isinstance(norm, nn.GroupNorm)]
 
 
 def test_both_penalties_add_up():
