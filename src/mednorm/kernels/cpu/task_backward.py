@@ -105,7 +105,7 @@ def collect(a: Any, group: int, c: int, real: Any) -> None:
 
 @jit
 def apply(a: Any, task: int, real: Any) -> None:
-    """Write the gradient of a task's units, the last one first."""
+    """Write the gradient of a task's units."""
     group, _, c0, c1, first, last = place(a, task)
     values, grads, out = images(a, arg.X, real), images(a, arg.GRAD, real), images(a, arg.OUT, real)
     centre, scale, shift = per_lane(a, arg.CENTRE, real), per_lane(a, arg.SCALE, real), per_lane(a, arg.SHIFT, real)
@@ -114,7 +114,7 @@ def apply(a: Any, task: int, real: Any) -> None:
     high, low = per_channel(a, arg.AT_MAXIMUM, real), per_channel(a, arg.AT_MINIMUM, real)
     activation, slope, zero, by_extremes = a[arg.ACTIVATION], slope_of(a, real), real(0), a[arg.KINDS] == arg.TIES
     g = group
-    for unit in range(last - 1, first - 1, -1):
+    for unit in range(first, last):
         sample, start, length = unit_at(a, group, unit)
         if a[arg.LAYOUT] == arg.ROWS:
             here, size = sample * a[arg.X_SAMPLE] + start * c1, length * c1

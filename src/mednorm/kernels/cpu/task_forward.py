@@ -127,12 +127,12 @@ def shift_of(a: Any, group: int, c: int, real: Any) -> Any:
 
 @jit
 def normalize(a: Any, task: int, real: Any) -> None:
-    """Normalize a task's units, the last one first: the pass before this one ended there."""
+    """Normalize a task's units."""
     group, _, c0, c1, first, last = place(a, task)
     values, out = images(a, arg.X, real), images(a, arg.OUT, real)
     centre, scale, shift = per_lane(a, arg.CENTRE, real), per_lane(a, arg.SCALE, real), per_lane(a, arg.SHIFT, real)
     activation, slope, zero = a[arg.ACTIVATION], slope_of(a, real), real(0)
-    for unit in range(last - 1, first - 1, -1):
+    for unit in range(first, last):
         sample, start, length = unit_at(a, group, unit)
         if a[arg.LAYOUT] == arg.ROWS:
             here, there = sample * a[arg.X_SAMPLE] + start * c1, sample * a[arg.OUT_SAMPLE] + start * c1

@@ -1,9 +1,8 @@
 """What a thread does: it takes the next task until there is none.
 
-A task is some units of one group, of a range of channels. Large planes go channel by channel, and where a second pass
-over a channel follows the first it goes backwards, over what the cache still holds. Small planes and rows go in the
-order of memory. What a task finds it notes at its own place, so that sums do not depend on which thread did what, nor
-on how many there are.
+A task is some units of one group, of a range of channels. Large planes go channel by channel, and the second pass over
+a channel follows the first while a cache still holds some of it. Small planes and rows go in the order of memory. What
+a task finds it notes at its own place, so that sums do not depend on which thread did what, nor on how many there are.
 """
 
 from __future__ import annotations
