@@ -141,6 +141,8 @@ def batch_normalize(
             f"batch_normalize: expected floating-point values of shape (N, C, *), got {x.dtype} of shape "
             f"{tuple(x.shape)}. Pass `x.float()`, with its batch axis."
         )
+    if groups is not None and len(x) > 0 and not torch.compiler.is_compiling():
+        groups.check(len(x))
     sizes, order = (None, None) if groups is None else groups
     way = _Way(
         eps, activation_slope(activation, negative_slope), by_range=False, fixed=False, sizes=sizes, process_group=None

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from mednorm.errors import MednormError
+
 Allocator = Literal["default", "tuned", "tcmalloc"]
 ALLOCATORS: tuple[Allocator, ...] = ("default", "tuned", "tcmalloc")
 
@@ -68,7 +70,7 @@ class Subject(Protocol):
         """
 
 
-class MissingPeerError(Exception):
+class MissingPeerError(MednormError):
     """A peer cannot be measured here; the message is the reason."""
 
 

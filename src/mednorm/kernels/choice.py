@@ -96,21 +96,23 @@ def on_cpu(x: Tensor) -> bool:
     """Tell whether the compiled loops take x, under torch.compile as the operators of `mednorm.kernels.ops`."""
     if x.device.type != "cpu" or x.dtype not in _COMPILED_FOR or chosen() == "aten" or x.numel() == 0:
         return False
-    return torch.compiler.is_compiling() or _plain(x)
+    return torch.compiler.is_compiling() or plain(x)
 
 
 def on_cuda(x: Tensor) -> bool:
     """Tell whether Triton's loops take x; under torch.compile the compiler makes its own from PyTorch's operators."""
     if x.device.type != "cuda" or chosen() != "triton" or x.numel() == 0:
         return False
-    return not torch.compiler.is_compiling() and _plain(x)
+    return not torch.compiler.is_compiling() and plain(x)
 
 
-def _plain(x: Tensor) -> bool:
+def plain(x: Tensor) -> bool:
     """Tell whether x is memory and no stand-in: a subclass, a trace, a transform of `torch.func`."""
     return (
         type(x) in (Tensor, torch.nn.Parameter)
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and torch._C._has_storage(x)  # what `vmap` batches has none
+        and not x.is_neg()
         and torch._C._functorch.peek_interpreter_stack() is None
         and torch._C._len_torch_dispatch_stack() == 0
     )

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mednorm.errors import ShapeError
+
 
 class Groups(NamedTuple):
     """Which samples share their statistics.
@@ -20,6 +22,20 @@ class Groups(NamedTuple):
 
     sizes: Sequence[int]
     order: Tensor | None = None
+
+    def check(self, samples: int) -> None:
+        """Refuse sizes and an order that are not those of so many samples.
+
+        Raises:
+            ShapeError: they are not.
+
+        """
+        places = range(samples) if self.order is None else self.order.tolist()
+        if sum(self.sizes) != samples or min(self.sizes, default=1) < 1 or sorted(places) != list(range(samples)):
+            raise ShapeError(
+                f"Groups: expected sizes of at least 1 that add up to the {samples} samples, each of which is in the "
+                f"order once, got sizes {list(self.sizes)} and order {None if self.order is None else places}."
+            )
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the samples of each group."""

@@ -90,8 +90,8 @@ def normalize_backward(
     reduce: Reduce | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return what `aten.normalize_backward` does, the gradients of weight and bias (G, C) where there are groups."""
-    plain = mask is None and reduce is None
-    if plain and choice.on_cpu(x) and moments.mean.dtype == x.dtype:
+    alone = mask is None and reduce is None and (torch.compiler.is_compiling() or choice.plain(grad))
+    if alone and choice.on_cpu(x) and moments.mean.dtype == x.dtype:
         given = grad.to(x.dtype), x, *moments.fields(), weight, bias, eps, slope
         if torch.compiler.is_compiling():
             found = _ops().normalize_backward(*given, *_spelt(groups), fixed, by_range)
@@ -109,7 +109,13 @@ def normalize_backward(
         ]
         grads_x, grads_weight, grads_bias = zip(*parts, strict=True)
         return groups.join(grads_x), torch.stack(grads_weight), torch.stack(grads_bias)
-    if mask is None and not by_range and has_sums(x) and (x.is_cuda or moments.mean.dtype == x.dtype):
+    if (
+        mask is None
+        and not by_range
+        and has_sums(x)
+        and choice.plain(grad)
+        and (x.is_cuda or moments.mean.dtype == x.dtype)
+    ):
         return _by_sums(grad, x, moments, weight, bias, eps, slope, fixed, reduce)
     return aten.normalize_backward(
         grad, x, moments, weight, bias, eps, slope, mask, fixed=fixed, by_range=by_range, reduce=reduce

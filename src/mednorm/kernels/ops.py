@@ -18,8 +18,12 @@ from mednorm.kernels.groups import Groups
 from mednorm.moments import Moments
 
 
-def _groups(sizes: list[int] | None, order: Tensor | None) -> Groups | None:
-    return None if sizes is None else Groups(sizes, order)
+def _groups(x: Tensor, sizes: list[int] | None, order: Tensor | None) -> Groups | None:
+    if sizes is None:
+        return None
+    groups = Groups(sizes, order)
+    groups.check(len(x))
+    return groups
 
 
 @torch.library.custom_op("mednorm::measure", mutates_args=())
@@ -40,7 +44,7 @@ def forward(
     order: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return x normalized with its own statistics, and the five fields of `Moments`."""
-    y, moments = loops.forward(x, weight, bias, eps, slope, _groups(sizes, order))
+    y, moments = loops.forward(x, weight, bias, eps, slope, _groups(x, sizes, order))
     return _laid_out(y, x), *_apart(moments.fields())
 
 
@@ -59,7 +63,7 @@ def normalize(
 ) -> Tensor:
     """Return x normalized with given statistics."""
     moments = Moments(count, mean, m2, mean, mean)
-    return _laid_out(loops.normalize(x, moments, weight, bias, eps, slope, _groups(sizes, order)), x)
+    return _laid_out(loops.normalize(x, moments, weight, bias, eps, slope, _groups(x, sizes, order)), x)
 
 
 @torch.library.custom_op("mednorm::normalize_backward", mutates_args=())
@@ -83,7 +87,7 @@ def normalize_backward(
     """Return the gradients of x, and of weight and bias."""
     moments = Moments(count, mean, m2, minimum, maximum)
     grad_x, *vectors = loops.normalize_backward(
-        grad, x, moments, weight, bias, eps, slope, groups=_groups(sizes, order), fixed=fixed, by_range=by_range
+        grad, x, moments, weight, bias, eps, slope, groups=_groups(x, sizes, order), fixed=fixed, by_range=by_range
     )
     return _laid_out(grad_x, x), *_apart(vectors)
 

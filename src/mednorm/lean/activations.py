@@ -101,6 +101,8 @@ class Observer(TorchFunctionMode):
         if torch.compiler.is_compiling() or not torch.is_grad_enabled() or not is_made_again(func, args):
             return func(*args, **kwargs)
         first = args[0] if isinstance(args[0], Tensor) else None  # it may be written into
+        if first is not None and first.is_inference():  # which nothing can keep
+            return func(*args, **kwargs)
         before, version = (None, -1) if first is None else (self._source(first), first._version)
         found = func(*args, **kwargs)
         call = call_again(func, args, kwargs, found)
@@ -161,6 +163,8 @@ class Observer(TorchFunctionMode):
         return tensor._base is not None and self._found(tensor._base) is not None
 
     def _found(self, tensor: Tensor) -> weakref.ref[Saved] | Recipe | None:
+        if tensor.is_inference():
+            return None
         version, source = self._known.get(tensor, (-1, None))
         if version != tensor._version or (isinstance(source, weakref.ref) and source() is None):
             return None

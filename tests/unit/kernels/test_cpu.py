@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import re
 import threading
 
 import pytest
 import torch
 
-from mednorm import BatchNorm, Moments
-from mednorm.errors import ShapeError
+from mednorm import BatchNorm, Moments, RangeBatchNorm
+from mednorm.errors import ConfigError, ShapeError
+from mednorm.functional import batch_normalize, normalize
 from mednorm.kernels import Groups, aten, cpu, loops, use
 from mednorm.kernels.cpu import threads
 
@@ -48,6 +51,7 @@ def setting(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> tuple
 
 
 def assert_near(ours: torch.Tensor, wanted: torch.Tensor, tolerance: float) -> None:
+    wanted = wanted.detach()
     torch.testing.assert_close(ours.double(), wanted, rtol=0, atol=tolerance * float(wanted.abs().max()) + 1e-300)
 
 
@@ -267,13 +271,14 @@ def test_the_operators_of_pytorch_are_a_switch_away():
 )
 def test_groups_that_are_not_those_of_the_samples_are_refused(groups, said):
     with pytest.raises(ShapeError, match=said):
-        cpu.forward(torch.randn(3, 2, 4), None, None, 1e-5, None, groups)
+        batch_normalize(torch.randn(3, 2, 4), groups=groups)
 
 
 def test_vectors_of_another_length_are_refused_before_memory_is_read():
     x = torch.randn(3, 4, 5)
-    with pytest.raises(RuntimeError, match="size"):
-        cpu.forward(x, torch.ones(5), None, 1e-5, None)
+    for wrong in (torch.ones(5), torch.ones(1), torch.ones(2, 4)):
+        with pytest.raises(ShapeError, match=re.escape(f"got {tuple(wrong.shape)}")):
+            cpu.forward(x, wrong, None, 1e-5, None)
     with pytest.raises(RuntimeError, match="size"):
         cpu.backward(torch.randn(3, 4, 6), x, cpu.measure(x), None, None, 1e-5, None)
 
@@ -308,3 +313,65 @@ def test_a_move_of_running_statistics_is_seen_by_autograd():
     layer.train()(torch.randn(4, 3, 5))
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
+
+
+def test_a_layer_on_another_device_is_refused_and_no_address_taken():
+    x = torch.randn(4, 3, 6)
+    for layer in (BatchNorm(3, device="meta").eval(), BatchNorm(3, device="meta", track_running_stats=False)):
+        with pytest.raises(ConfigError, match="got one on meta"):
+            layer(x)
+
+
+def test_a_default_device_elsewhere_does_not_move_what_the_loops_write_to():
+    layer, x = RangeBatchNorm(3), torch.randn(4, 3, 6)
+    expected = layer(x)
+    torch.set_default_device("meta")
+    try:
+        found = layer(x)
+    finally:
+        torch.set_default_device(None)
+    assert torch.equal(found, expected)
+
+
+def test_extremes_with_gaps_between_them_count_as_the_others():
+    x, grad, _, _ = setting((4, 3, 6))
+    moments = Moments.of(x).by_range()
+    gaps = Moments(*moments.fields()[:3], *(e.repeat_interleave(3)[::3] for e in moments.fields()[3:]))
+    found = [
+        torch.autograd.grad(normalize(y := x.clone().requires_grad_(), m, by_range=True), y, grad)[0]
+        for m in (moments, gaps)
+    ]
+    assert torch.equal(*found)
+
+
+def test_a_jacobian_taken_for_many_gradients_at_once_is_that_of_one_at_a_time():
+    x = torch.randn(4, 2, 3, dtype=torch.float64)
+    found = [torch.autograd.functional.jacobian(lambda x: batch_normalize(x)[0], x, vectorize=v) for v in (True, False)]
+    assert_near(found[0], found[1], 1e-12)
+
+
+def test_tensors_that_are_negated_or_zero_by_a_mark_alone_are_read_as_what_they_are():
+    x, *_ = setting((4, 3, 6))
+    layer = BatchNorm(3, dtype=torch.float64)
+    assert_near(layer(torch._neg_view(x)), layer(-x), 1e-14)
+    y = batch_normalize(leaf := x.clone().requires_grad_())[0]
+    (found,) = torch.autograd.grad(y, leaf, torch._efficientzerotensor(x.shape, dtype=x.dtype))
+    assert found.eq(0).all()
+
+
+def test_channels_without_a_number_have_the_moments_that_pytorchs_operators_give():
+    x = torch.full((3, 2, 4), torch.inf)
+    x[:, 1] = torch.nan
+    for ours, theirs in zip(cpu.measure(x).fields(), Moments.of(x).fields(), strict=True):
+        torch.testing.assert_close(ours, theirs, equal_nan=True)
+
+
+def test_a_forked_process_makes_a_pool_of_its_own(monkeypatch):
+    monkeypatch.setattr(threads, "_region", lambda: threads._in_python)
+    threads._workers(2)
+    before = threads._workers.cache_info().currsize
+    child = os.fork()
+    if child == 0:
+        os._exit(threads._workers.cache_info().currsize)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert before > 0

@@ -90,6 +90,13 @@ def difference(net, x, expected):
         return float((net(x) - expected).abs().max() / expected.abs().max())
 
 
+def tolerance(net, x, expected):
+    """1e-5, or where a network amplifies rounding, twice what PyTorch's own float32 output is from that in float64."""
+    with torch.no_grad():
+        exact = copy.deepcopy(net).double()(x.double())
+    return max(1e-5, 2 * float((expected - exact).abs().max() / exact.abs().max()))
+
+
 def norm_types(net):
     return [type(module) for module in net.modules() if isinstance(module, _BatchNorm)]
 
@@ -100,12 +107,13 @@ def test_to_every_kind_with_running_statistics_and_back_evaluates_equal(name, ra
     work = copy.deepcopy(net)
     types = norm_types(net)
     assert expected.abs().max() > 1e-3
+    allowed = tolerance(net, x, expected)
     for to in EXACT:  # each into the next, and so back from each
         report = convert(work, to, **OPTIONS.get(to, {}))
         assert report.exact
         assert len(report.changed) == len(types)
         assert report.left == ()
-        assert difference(work, x, expected) <= 1e-5, to
+        assert difference(work, x, expected) <= allowed, to
     report = convert(work, "torch")
     assert report.exact
     assert norm_types(work) == types
@@ -137,7 +145,7 @@ def test_kinds_without_running_statistics_keep_gamma_and_beta_and_the_report_say
 def test_fusing_activations_and_giving_them_back_evaluates_equal(name, rank):
     net, x, expected = prepared(name, rank)
     fused = convert(net, "batch", inplace=False, fuse_activation=True)
-    assert difference(fused.model, x, expected) <= 1e-5
+    assert difference(fused.model, x, expected) <= tolerance(net, x, expected)
     within = sum(bool(getattr(module, "activation", None)) for module in fused.model.modules())
     # In DynUNet one activation serves two places, in EfficientNet and VNet it is SiLU and ELU.
     assert (within > 0) == (name not in ("DynUNet", "EfficientNet", "VNet"))

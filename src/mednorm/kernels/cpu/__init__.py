@@ -87,8 +87,8 @@ def backward(
     call.set(arg.FIXED, fixed)
     if by_range:
         call.set(arg.KINDS, arg.TIES)
-        call.vector(arg.MAXIMUM, given.maximum)
-        call.vector(arg.MINIMUM, given.minimum)
+        call.given(arg.MAXIMUM, given.maximum)
+        call.given(arg.MINIMUM, given.minimum)
         call.per_channel(arg.AT_MAXIMUM, arg.AT_MINIMUM)
     call.image(arg.GRAD, grad)
     grad_x, sums = call.out(), x.new_empty((2, *call.shape))
@@ -105,8 +105,7 @@ def backward(
         call.per_channel_run(arg.COLLECT)
         if not fixed:
             call.run(arg.APPLY)
-    grad_bias, grad_weight = sums
-    return grad_x, grad_weight, grad_bias
+    return grad_x, sums[1].clone(), sums[0].clone()  # apart, as gradients that are kept and written to have to be
 
 
 def sums(
@@ -199,8 +198,8 @@ def move(
 
 def _place_for_moments(call: Call) -> Moments:
     """Give the call room for what it measures."""
-    call.vector(arg.EXTREMES, torch.empty(2 * call.groups * call.plan.blocks * call.channels, dtype=torch.int64))
-    count = torch.empty(call.shape, dtype=torch.int64)
+    call.vector(arg.EXTREMES, call.x.new_empty(2 * call.groups * call.plan.blocks * call.channels, dtype=torch.int64))
+    count = call.x.new_empty(call.shape, dtype=torch.int64)
     call.vector(arg.COUNT, count)
     return Moments(count, *call.per_channel(arg.MEAN, arg.M2, arg.MINIMUM, arg.MAXIMUM))
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mednorm.errors import ShapeError
+from mednorm.errors import ConfigError, ShapeError
 from mednorm.kernels.cpu import arguments as arg
 from mednorm.kernels.cpu import compiled, layout, threads
 from mednorm.kernels.groups import Groups
@@ -64,6 +64,23 @@ def _plan(kind: int, samples: int, channels: int, length: int, sizes: tuple[int,
     return Plan(block, kept, groups * blocks * (channels if large else 1), blocks, large, width, values >= _SMALL)
 
 
+def in_memory(tensor: Tensor) -> Tensor:
+    """Return a tensor whose address can be taken: on the CPU, and its values as they are written there.
+
+    Raises:
+        ConfigError: it is on another device.
+
+    """
+    if tensor.device.type != "cpu":
+        raise ConfigError(
+            f"normalize: expected every tensor on the CPU, where the input is, got one on {tensor.device}. Move the "
+            "layer to the input's device, or the input to the layer's."
+        )
+    if tensor.is_neg() or tensor._is_zerotensor():
+        return tensor.clone()
+    return tensor
+
+
 class Call:
     """Hold the arguments of the loops over x, and do operations with them, one after the other.
 
@@ -91,17 +108,11 @@ class Call:
         self._block[arg.TICKET] = self._ticket.buffer_info()[0]
         self._block[arg.ACTIVATION] = arg.NOTHING if slope is None else arg.RELU if slope == 0 else arg.LEAKY_RELU
         self._numbers(arg.EPSILON, array("d", [eps, slope or 0.0]))
-        places = range(samples) if order is None else order.tolist()
-        if sum(sizes) != samples or min(sizes) < 1 or sorted(places) != list(range(samples)):
-            raise ShapeError(
-                f"Groups: expected sizes of at least 1 that add up to the {samples} samples, each of which is in the "
-                f"order once, got sizes {list(sizes)} and order {None if order is None else places}."
-            )
         if order is not None:
-            self._numbers(arg.RUN_SAMPLE, array("q", places))
+            self._numbers(arg.RUN_SAMPLE, array("q", order.tolist()))
         self.image(arg.X, x)
         notes = arg.SUMS_PARTS * self.groups * self.plan.blocks * self.channels
-        self.vector(arg.PARTIAL, torch.empty(notes, dtype=torch.float64))
+        self.vector(arg.PARTIAL, x.new_empty(notes, dtype=torch.float64))
         if self.kind == arg.ROWS:
             self.vector(arg.SCRATCH, x.new_empty(self.plan.tasks * arg.SCRATCH_LANES * self.plan.width))
 
@@ -116,15 +127,21 @@ class Call:
     def vector(self, place: int, tensor: Tensor | None) -> None:
         """Give the address of a contiguous tensor; None leaves it out."""
         if tensor is not None:
+            tensor = in_memory(tensor)
             self._kept.append(tensor)
             self._block[place] = tensor.data_ptr()
 
     def given(self, place: int, vector: Tensor | None) -> None:
         """Give a vector per channel, or per group and channel."""
-        if vector is not None:
-            dtype = torch.int64 if place == arg.COUNT else self.x.dtype
-            vector = vector.to(dtype).expand(self.shape).contiguous()  # or an error, before any address is taken
-        self.vector(place, vector)
+        if vector is None:
+            return
+        if vector.shape[-1:] != (self.channels,) or vector.dim() > len(self.shape):
+            raise ShapeError(
+                f"normalize: expected vectors of shape {self.shape} for an input {tuple(self.x.shape)}, got "
+                f"{tuple(vector.shape)}."
+            )
+        dtype = torch.int64 if place == arg.COUNT else self.x.dtype
+        self.vector(place, in_memory(vector).to(dtype).expand(self.shape).contiguous())
 
     def per_channel(self, *places: int, dtype: torch.dtype | None = None) -> tuple[Tensor, ...]:
         """Give new vectors (C,) or (G, C), of x's type unless told, to write to, and return them."""
@@ -143,6 +160,7 @@ class Call:
 
     def image(self, place: int, tensor: Tensor) -> None:
         """Give the address and strides of an image tensor, or of a copy of it that lies as x does."""
+        tensor = in_memory(tensor)
         if (tensor.shape, tensor.dtype) != (self.x.shape, self.x.dtype):
             tensor = tensor.to(self.x.dtype).expand(self.x.shape)
         found = layout.as_kind(tensor, self.kind)

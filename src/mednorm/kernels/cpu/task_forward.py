@@ -95,7 +95,7 @@ def merge(a: Any, group: int, c: int, real: Any, kind: Any, places: int) -> None
     lowest, highest = minimum[group, c], maximum[group, c]
     if np.isnan(lowest) or np.isnan(highest):  # only one of them is, where the other sign of NaN does not occur
         minimum[group, c] = maximum[group, c] = real(np.nan)
-    if low == high:  # a mean of equal values is that value, whatever rounding makes of their sum
+    if low == high and np.isfinite(minimum[group, c]):  # the mean of equal values, whatever rounding makes of their sum
         mean, m2 = np.float64(minimum[group, c]), 0.0
     per_channel(a, arg.MEAN, real)[group, c] = real(mean)
     per_channel(a, arg.M2, real)[group, c] = real(max(m2, 0.0) if m2 == m2 else m2)
