@@ -92,15 +92,11 @@ def normalize_backward(
     """Return what `aten.normalize_backward` does, the gradients of weight and bias (G, C) where there are groups."""
     alone = mask is None and reduce is None and (torch.compiler.is_compiling() or choice.plain(grad))
     if alone and choice.on_cpu(x) and moments.mean.dtype == x.dtype:
-        given = grad.to(x.dtype), x, *moments.fields(), weight, bias, eps, slope
+        learned = weight, bias, eps, slope
         if torch.compiler.is_compiling():
-            found = _ops().normalize_backward(*given, *_spelt(groups), fixed, by_range)
-        else:
-            found = cpu.backward(
-                grad.to(x.dtype), x, moments, weight, bias, eps, slope, groups, fixed=fixed, by_range=by_range
-            )
-        grad_x, grad_weight, grad_bias = found
-        return grad_x, grad_weight, grad_bias
+            spelt = *learned, *_spelt(groups), fixed, by_range
+            return _ops().normalize_backward(grad.to(x.dtype), x, *moments.fields(), *spelt)  # type: ignore[no-any-return]
+        return cpu.backward(grad.to(x.dtype), x, moments, *learned, groups, fixed=fixed, by_range=by_range)
     if groups is not None:
         split = groups.split(grad), groups.split(x), _each(moments), rows(weight, groups), rows(bias, groups)
         parts = [

@@ -105,7 +105,7 @@ def _batch_normalize(
     negative_slope: float = 0.01,
     groups: kernels.Groups | None = None,
 ) -> Call:
-    y, moments = found  # where by_range says so, with the spread of the range
+    y, moments = found
     return _normalized(y, x, moments, weight, bias, eps, activation_slope(activation, negative_slope), groups)
 
 
