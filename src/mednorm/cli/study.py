@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from mednorm.cli import options as o
-from mednorm.cli.allocator import tune_on_cpu
+from mednorm.cli.cpu import prepare_cpu
 
 
 def study(
@@ -127,7 +127,7 @@ def study(
     }
     settings = resolve(task, preset, read_toml(config) if config else {}, flags, str(config))
     console = o.messages if json else o.console
-    tune_on_cpu(settings.device, console)
+    prepare_cpu(settings.device, console)
     with progress_display(console=console, transient=True) as display:
         command = shlex.join(["mednorm", *sys.argv[1:]])
         results = run_study(

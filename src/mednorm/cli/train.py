@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mednorm.cli import options as o
-from mednorm.cli.allocator import tune_on_cpu
+from mednorm.cli.cpu import prepare_cpu
 from mednorm.errors import ConfigError
 
 
@@ -104,7 +104,7 @@ def train(
         raise ConfigError(f"--fold: expected one of {known}, got {fold!r}.")
     plan = plans[0]
     console = o.messages if json else o.console
-    tune_on_cpu(settings.device, console)
+    prepare_cpu(settings.device, console)
     with progress_display(console=console, transient=True) as display:
         run = train_run(plan, chosen, prepared, out, [RunProgress(display, plan.name, chosen.main_metric)])
     if json:

@@ -17,4 +17,5 @@ from mednorm.kernels.loops import measure as measure
 from mednorm.kernels.loops import move as move
 from mednorm.kernels.loops import normalize as normalize
 from mednorm.kernels.loops import normalize_backward as normalize_backward
+from mednorm.kernels.loops import prepare as prepare
 from mednorm.kernels.loops import sums as sums

@@ -27,6 +27,19 @@ def measure(x: Tensor, mask: Tensor | None = None) -> Moments:
     return Moments.of(x, mask=mask)
 
 
+def prepare(dtype: torch.dtype = torch.float32) -> None:
+    """Compile the loops for images of a type on the CPU now, where they are compiled at all.
+
+    Example:
+        >>> from mednorm import kernels
+        >>> kernels.prepare()
+        >>> kernels.info().kernels == "aten" or "float32" in kernels.info().compiled
+        True
+
+    """
+    measure(torch.zeros((2, 1, 2), dtype=dtype, device="cpu"))
+
+
 def forward(
     x: Tensor,
     weight: Tensor | None,

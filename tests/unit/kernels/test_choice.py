@@ -126,3 +126,9 @@ def test_without_a_folder_to_write_to_the_loops_are_compiled_all_the_same():
 def test_the_command_that_compiles_says_what_runs():
     found = subprocess.run([sys.executable, "-m", "mednorm.kernels"], capture_output=True, text=True, check=True)
     assert json.loads(found.stdout)["compiled"] == ["float32", "float64"]
+
+
+@pytest.mark.parametrize(("name", "compiled"), [("numba", ["float32"]), ("aten", [])])
+def test_loops_are_prepared_where_they_are_compiled_at_all(name, compiled):
+    code = "from mednorm import kernels; kernels.prepare(); print(*kernels.info().compiled)"
+    assert python(code, MEDNORM_KERNELS=name).stdout.split() == compiled

@@ -1,12 +1,14 @@
-"""The allocator of a command that trains."""
+"""What a command that trains on the CPU does first."""
 
 from __future__ import annotations
 
 from rich.console import Console
 
 
-def tune_on_cpu(device: str, console: Console) -> None:
-    """Tune the allocator where training will be on the CPU, and say in a quiet line what was done.
+def prepare_cpu(device: str, console: Console) -> None:
+    """Where training will be on the CPU, tune the allocator, say so in a quiet line, and compile the loops.
+
+    Compiled at their first use, they would be part of what the first run with batch normalization took.
 
     Args:
         device: as settings have it: "auto", "cpu" or "cuda".
@@ -16,8 +18,10 @@ def tune_on_cpu(device: str, console: Console) -> None:
         ConfigError: the variable that switches it off has another value than it may.
 
     """
+    from mednorm import kernels
     from mednorm.allocator import tune_allocator
     from mednorm.training.evaluation import judging_device
 
     if judging_device(device).type == "cpu":
         console.print(f"Memory: {tune_allocator()}", style="dim", markup=False, highlight=False, soft_wrap=True)
+        kernels.prepare()
