@@ -17,7 +17,7 @@ from mednorm.kernels.cpu import compiled, layout, threads
 from mednorm.kernels.groups import Groups
 
 _SLICE = 4096  # values: a unit of a plane, which stays in the first cache
-_ROWS = 8192  # values: a unit of rows, which leaves room there for vectors of channels
+_ROWS = 32768  # values: a unit of rows, long beside what is merged at its end for each channel
 _LANES = 256  # few channels are repeated to as many lanes
 _LARGE = 4096  # values of a plane from which on the work goes channel by channel
 _BLOCKS = 16  # parts of the work otherwise, at most, with any number of threads: so sums are the same with all

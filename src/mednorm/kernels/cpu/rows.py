@@ -18,9 +18,10 @@ from mednorm.kernels.cpu.elements import activated, before_activation, jit, key_
 def centres(x: Any, bits: Any, channels: int, centre: Any, lowest: Any, highest: Any, kind: Any, places: int) -> None:
     """Write for each lane a value near its channel's mean, and for each channel's lane the keys of the extremes."""
     width = len(centre)
-    for i in range(width):
-        centre[i] = 0
-        lowest[i] = highest[i] = key_of(bits[i % channels], kind, places)
+    for start in range(0, width, channels):
+        for i in range(channels):
+            centre[start + i] = 0
+            lowest[start + i] = highest[start + i] = key_of(bits[i], kind, places)
     for start in range(0, len(x), width):
         _add(x[start : start + width], centre)
         _widen(bits[start : start + width], lowest, highest, kind, places)
@@ -28,17 +29,19 @@ def centres(x: Any, bits: Any, channels: int, centre: Any, lowest: Any, highest:
     fold(centre, channels)
     for i in range(channels):
         centre[i] *= share
-    for i in range(channels, width):
-        centre[i] = centre[i % channels]
-        lowest[i % channels] = min(lowest[i % channels], lowest[i])
-        highest[i % channels] = max(highest[i % channels], highest[i])
+    for start in range(channels, width, channels):
+        for i in range(channels):
+            centre[start + i] = centre[i]
+            lowest[i] = min(lowest[i], lowest[start + i])
+            highest[i] = max(highest[i], highest[start + i])
 
 
 @jit
 def fold(lanes: Any, channels: int) -> None:
     """Add the repeated lanes to those of the channels."""
-    for i in range(channels, len(lanes)):
-        lanes[i % channels] += lanes[i]
+    for start in range(channels, len(lanes), channels):
+        for i in range(channels):
+            lanes[i] += lanes[start + i]
 
 
 @jit
