@@ -15,7 +15,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 PARTS = {"layers": 7, "family": 5, "steps": 5, "statistics": 4, "inference": 8, "startup": 1, "allocators": 2}
-FIRST_LOOK = {"allocators"}  # measured once so far, beside other work
 KERAS = "keras-tensorflow,keras-jax"
 BENCH = (sys.executable, "-c", "from mednorm.cli import main; main()", "bench")
 
@@ -105,7 +104,7 @@ def test_the_committed_figures_are_those_of_a_full_run(part):
     assert not record["settings"]["smoke"]
     assert len(record["cases"]) == PARTS[part]
     for case in record["cases"]:
-        assert case["rounds"] >= (1 if part in FIRST_LOOK else 5)  # the tables say how many
+        assert case["rounds"] >= 5
         assert not set(case["missing"].values()) & {"left out"}
 
 
