@@ -41,6 +41,10 @@ Network = Annotated[
         help="article_cnn, densenet121, resnet18; basicunet, unet, segresnet; or package.module:factory of your own.",
     ),
 ]
+Scaling = Annotated[
+    str | None,
+    typer.Option("--scaling", help="Standardize each image by itself (image), or all by the training images."),
+]
 PatchSize = Annotated[str | None, typer.Option("--patch-size", help="Patches of volumes, in voxels, e.g. 96,96,96.")]
 PatchesPerVolume = Annotated[
     int | None, typer.Option("--patches-per-volume", help="Patches of each volume in an epoch.")

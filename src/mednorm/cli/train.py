@@ -33,6 +33,7 @@ def train(
     train_share: Annotated[
         float, typer.Option("--train-share", help="Share of the training patients (or images) used.")
     ] = 1.0,
+    scaling: o.Scaling = None,
     patch_size: o.PatchSize = None,
     patches_per_volume: o.PatchesPerVolume = None,
     seed: Annotated[int, typer.Option("--seed", help="Of initial weights, order and dropout.")] = 0,
@@ -76,6 +77,7 @@ def train(
         "network": network,
         "folds": folds,
         "holdout_site": holdout_site,
+        "scaling": scaling,
         "patch_size": o.numbers(patch_size, "--patch-size"),
         "patches_per_volume": patches_per_volume,
         "epochs": epochs,

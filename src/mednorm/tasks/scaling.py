@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from mednorm.moments import Moments
+
+Scaling = Literal["image", "training"]  # standardize each image by itself, or all by the training images
 
 
 class StandardizeEach(nn.Module):

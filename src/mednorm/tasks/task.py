@@ -30,7 +30,7 @@ from mednorm.tasks.dropout import Placement
 from mednorm.tasks.judge import ClassificationJudge, Judge, SegmentationJudge, SegmentationLoss, classification_loss
 from mednorm.tasks.networks import Shape, build_network
 from mednorm.tasks.outcomes import Unit
-from mednorm.tasks.scaling import StandardizeByTraining, StandardizeEach
+from mednorm.tasks.scaling import Scaling, StandardizeByTraining, StandardizeEach
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,11 +211,16 @@ class Task:
         norm: str,
         dropout: float = 0.0,
         placement: Placement | None = None,
+        scaling: Scaling | None = None,
     ) -> nn.Module:
-        """Build the network, its input scaling in front (to be fitted to the training images, or loaded)."""
-        scaling = StandardizeEach() if self.standardize_each else StandardizeByTraining(shape.channels)
+        """Build the network, its input scaling in front (to be fitted to the training images, or loaded).
+
+        Without `scaling`, images are scaled as is usual for the task.
+        """
+        each = self.standardize_each if scaling is None else scaling == "image"
+        scaled = StandardizeEach() if each else StandardizeByTraining(shape.channels)
         net = build_network(network, shape, norm, kind=self.kind, dropout=dropout, placement=placement)
-        return nn.Sequential(OrderedDict(scaling=scaling, net=net))
+        return nn.Sequential(OrderedDict(scaling=scaled, net=net))
 
     def judge(self, classes: tuple[str, ...], rows: Arrays | None = None, *, distances: bool = False) -> Judge:
         """Make the metrics; of `rows` in their order, or of images nothing is known of.

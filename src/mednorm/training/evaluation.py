@@ -126,7 +126,7 @@ def evaluate_run(folder: Path, data: str | None, split: Split | Literal["all"], 
     """
     settings = load_settings(folder)
     task = find_task(settings.task)
-    images, arrays = _images_to_judge(settings, task, data, split)
+    images, arrays = images_to_judge(settings, task, data, split)
     network = load_network(folder, settings, task, arrays, len(images.classes)).to(judging_device(device))
     running, batch = outcomes_in_both_modes(network, task, images.classes, arrays, settings)
     draws = running.replicates(task.unit) if images.independent else {}
@@ -144,14 +144,17 @@ def load_network(folder: Path, settings: RunSettings, task: Task, arrays: Arrays
     """Build a run's network for some images and load its best epoch."""
     channels, *size = arrays.images[0].shape
     shape = Shape(channels, tuple(settings.patch_size or size), classes, tuple(settings.sites or ()))
-    network = task.network_for(shape, settings.network, settings.norm, settings.dropout_rate, settings.placement)
+    network = task.network_for(
+        shape, settings.network, settings.norm, settings.dropout_rate, settings.placement, settings.scaling
+    )
     load_weights(network, folder / "best.ckpt")
     return network
 
 
-def _images_to_judge(
+def images_to_judge(
     settings: RunSettings, task: Task, data: str | None, split: Split | Literal["all"]
 ) -> tuple[ImageSet, Arrays]:
+    """Read the images of a split: of a run's own data, or of other data of the same classes; see `evaluate_run`."""
     if split != "all" and data is None and settings.fold:
         prepared = prepare(settings)
         parts = prepared.splits(settings.fold)

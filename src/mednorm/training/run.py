@@ -95,7 +95,9 @@ def _train(settings: RunSettings, task: Task, prepared: Prepared, folder: Path, 
     with torch.random.fork_rng(), _quiet():
         torch.manual_seed(settings.seed)
         shape = prepared.shape_for(settings.patch_size)
-        network = task.network_for(shape, settings.network, settings.norm, settings.dropout_rate, settings.placement)
+        network = task.network_for(
+            shape, settings.network, settings.norm, settings.dropout_rate, settings.placement, settings.scaling
+        )
         fit_input_scaling(network, parts["train"].images)
         set_total_steps(network, settings.epochs * steps)
         history = History(folder / "metrics.csv")

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from mednorm.errors import ConfigError
 from mednorm.tasks import Prepared, find_task
 from mednorm.tasks.dropout import Placement
+from mednorm.tasks.scaling import Scaling
 
 Norm = Literal["none", "batch", "renorm", "ghost", "moving", "range", "domain", "frozen", "group", "instance", "layer"]
 Optimizer = Literal["adam", "adamw", "sgd"]
@@ -61,6 +62,9 @@ class CommonSettings(BaseModel):
     )
     holdout_site: str | None = Field(default=None, description="test on this site, train on the others; or each")
     network: str = Field(description="a name, or package.module:factory for a network of one's own")
+    scaling: Scaling | None = Field(
+        default=None, description="standardize each image, or all by the training images; None: as the task does"
+    )
     patch_size: list[int] | None = Field(default=None, description="train on patches, predict by sliding windows")
     patches_per_volume: int = Field(default=4, ge=1, description="patches of each volume in an epoch")
     epochs: int = Field(ge=1)

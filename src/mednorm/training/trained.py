@@ -93,7 +93,12 @@ class TrainedRun:
         try:
             with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and replaced
                 network = self.task.network_for(
-                    shape, settings.network, settings.norm, settings.dropout_rate, settings.placement
+                    shape,
+                    settings.network,
+                    settings.norm,
+                    settings.dropout_rate,
+                    settings.placement,
+                    settings.scaling,
                 )
             network.load_state_dict(self._weights)
         except ConfigError as error:

@@ -1,9 +1,13 @@
 import json
 
 import pytest
+import torch
 
 from mednorm.cli.app import run
 from mednorm.results import Run
+from mednorm.tasks.scaling import StandardizeEach
+from mednorm.training.evaluation import evaluate_run
+from mednorm.training.trained import TrainedRun
 from tests.studies import figures, write_patients
 
 
@@ -31,6 +35,16 @@ def test_a_lean_run_has_the_figures_of_an_ordinary_one(capsys, lung_npz, tmp_pat
         records.append(figures(json.loads(capsys.readouterr().out)))
     assert records[0] == records[1]
     assert "lean = true" in (tmp_path / "--lean" / "config.toml").read_text()
+
+
+def test_a_run_remembers_how_its_images_were_scaled(capsys, lung_npz, tmp_path):
+    assert train(lung_npz, tmp_path / "run", "--scaling", "image", "--json") == 0
+    with_image = json.loads(capsys.readouterr().out)["metrics"]
+    judged = evaluate_run(tmp_path / "run", None, "test", "cpu")
+    assert judged.metrics["auc"] == pytest.approx(with_image["test_auc"])
+    assert 'scaling = "image"' in (tmp_path / "run" / "config.toml").read_text()
+    network = TrainedRun(tmp_path / "run", "cpu").network_for(torch.zeros(1, 12, 12), "an image")
+    assert type(network.scaling) is StandardizeEach
 
 
 def test_json_is_the_record_and_nothing_else_is_on_stdout(capsys, lung_npz, tmp_path):

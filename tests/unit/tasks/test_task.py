@@ -124,6 +124,13 @@ def test_x_rays_are_scaled_by_the_training_images_and_mr_each_by_itself(lung_npz
     assert type(tissue.network_for(SLICES, tissue.network, "batch").scaling) is StandardizeEach
 
 
+def test_how_images_are_scaled_can_be_chosen():
+    tissue = find_task("tissue")
+    by_training, by_image = (tissue.network_for(SLICES, "unet", "none", scaling=how) for how in ("training", "image"))
+    assert type(by_training.scaling) is StandardizeByTraining
+    assert type(by_image.scaling) is StandardizeEach
+
+
 def test_the_output_of_the_tissue_network_does_not_depend_on_the_scanners_gain():
     network = find_task("tissue").network_for(SLICES, "unet", "none").eval()
     images = torch.rand(2, 1, 16, 16)
