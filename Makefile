@@ -59,6 +59,8 @@ docs: schema
 
 schema: .venv/.setup
 	$(BIN)/python -m mednorm.results > docs/reference/results.schema.json
+	$(BIN)/python -c "from mednorm.examine.schema import json_schema; print(json_schema(), end='')" \
+	    > docs/reference/examination.schema.json
 
 clean:
 	rm -rf .venv demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -10,6 +10,8 @@ A *part* fills the lines between `<!-- render: NAME -->` and `<!-- end -->`:
 | `benchmark keras`, `benchmark lean` | benchmarks/results/keras.json, lean.json |
 | `benchmark layers` | what `mednorm bench layers` wrote to benchmarks/results/layers.json; so family, steps, statistics, inference, startup, allocators |
 | `speed en` | the same in short, layers and steps |
+| `clinic` | benchmarks/results/clinic.json |
+| `function FILE NAME` | a function of a program |
 | `fine_tuning en` | benchmarks/results/fine_tuning.json |
 | `FILE table en` | every arm of docs/results/FILE.json |
 | `FILE facts en` | how the figures were made |
@@ -47,7 +49,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from rendering import benchmarks, claims, code, family, figures, speed, tables
+from rendering import benchmarks, claims, clinic, code, family, figures, speed, tables
 from rendering.source import RESULTS, ROOT, PartError, Source
 
 _TWINS = (
@@ -62,10 +64,12 @@ PAGES = (
     "docs/how-to/keras.md",
     "docs/how-to/memory.md",
     "docs/how-to/own-network.md",
+    "docs/how-to/recalibrate.md",
     "docs/how-to/speed.md",
     "docs/how-to/which-layer.md",
     "docs/reference/tasks.md",
     "docs/results/README.md",
+    "docs/tutorials/clinic.md",
 )
 PART = re.compile(r"(<!-- render: (?P<name>[^>\n]+?) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
 FIGURE = re.compile(
@@ -83,7 +87,7 @@ _BY_LANGUAGE: dict[str, Callable[..., str]] = {
 }
 _WHOLE = {"sentences": tables.sentences, "headlines": tables.headlines, "cautions": tables.cautions}
 _PROGRAMS = {"example": "examples", "snippet": "docs/snippets"}
-_CODE = {"tasks": code.tasks, "presets": code.presets, "networks": code.networks}
+_CODE = {"tasks": code.tasks, "presets": code.presets, "networks": code.networks, "clinic": clinic.clinic}
 
 
 def part(source: Source, name: str) -> str:
@@ -100,6 +104,8 @@ def part(source: Source, name: str) -> str:
         return code.program(_PROGRAMS[first], rest[0])
     if name in _CODE:
         return _CODE[name]()
+    if first == "function" and len(rest) == 2:
+        return clinic.function(*rest)
     if first == "fine_tuning" and len(rest) == 1 and rest[0] in LANGUAGES:
         return family.fine_tuning(rest[0])
     kind, *more = rest or [""]

@@ -25,9 +25,11 @@ RANKS = {
     "errors": 0,
     "allocator": 1,
     "files": 1,
+    "memory": 1,
     "reference": 1,
     "results": 1,
     "keras": 2,
+    "report": 2,
     "moments": 2,
     "kernels": 3,
     "functional": 4,
@@ -41,12 +43,12 @@ RANKS = {
     "advise": 8,
     "export": 8,
     "lightning": 8,
+    "monitor": 8,
     "data": 9,
     "tasks": 9,
     "training": 9,
     "study": 10,
     "bench": 10,
-    "report": 11,
     "cli": 12,
     "__main__": 13,
 }
@@ -231,4 +233,5 @@ def test_every_module_says_what_it_is_for(name):
 
 def test_the_lazy_names_lead_to_the_same_objects_as_their_modules():
     for name, home in lazy_names().items():
-        assert getattr(mednorm, name) is getattr(importlib.import_module(home), name)
+        # The package that is called like a function, `examine`, is not that function and calls it.
+        assert inspect.unwrap(getattr(mednorm, name)) is inspect.unwrap(getattr(importlib.import_module(home), name))

@@ -12,7 +12,7 @@ from mednorm.bench import layers
 from mednorm.bench.cases import Case, with_allocators
 from mednorm.bench.networks import NETWORKS
 from mednorm.bench.steps import TrainingStep
-from mednorm.training.memory import PeakMemory
+from mednorm.memory import PeakMemory
 
 PEERS = with_allocators(("torch", "mednorm"))
 

@@ -15,7 +15,7 @@ from mednorm.bench.cases import Case, Peer
 from mednorm.bench.networks import NETWORKS, batch, build_network, given, loss_of
 from mednorm.bench.saved import live_bytes, saved_bytes
 from mednorm.bench.timing import milliseconds
-from mednorm.training.memory import PeakMemory
+from mednorm.memory import PeakMemory
 
 PEERS = (
     Peer("torch"),

@@ -9,13 +9,16 @@ import typer
 from typer.exceptions import TyperException
 
 from mednorm import __version__
+from mednorm.cli.advise import advise
 from mednorm.cli.bench import bench
 from mednorm.cli.data import data_app
 from mednorm.cli.evaluate import evaluate
+from mednorm.cli.examine import examine
 from mednorm.cli.predict import predict
 from mednorm.cli.report import report
 from mednorm.cli.study import study
 from mednorm.cli.train import train
+from mednorm.cli.treat import treat
 from mednorm.errors import MednormError
 
 app = typer.Typer(
@@ -28,7 +31,10 @@ app = typer.Typer(
 app.command()(study)
 app.command()(train)
 app.command()(evaluate)
+app.command()(examine)
 app.command()(predict)
+app.command()(treat)
+app.command()(advise)
 app.command()(report)
 app.command()(bench)
 app.add_typer(data_app, name="data")

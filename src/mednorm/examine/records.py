@@ -19,6 +19,8 @@ from mednorm.moments import Moments
 class Seen:
     """What reached a layer, over some images.
 
+    An image that is not finite in some channel of the layer is left out.
+
     Attributes:
         moments: of all values, ``(C,)``.
         of_means: of each image's mean, ``(C,)``; its count is the number of images.
@@ -70,7 +72,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class BatchesSeen:
-    """What reached a layer, batch by batch.
+    """What reached a layer, batch by batch; of a layer that is called several times, each call is a batch.
 
     Attributes:
         of_means: of each batch's mean, ``(C,)``; its count is the number of batches.
@@ -184,6 +186,8 @@ class Layer:
 @dataclass(frozen=True)
 class Gap:
     """How outputs on the same images differ between running statistics and the batch's own.
+
+    Layers whose statistics hold still in training, see `mednorm.freeze`, keep their running ones in both.
 
     Attributes:
         batches: how many were compared.

@@ -64,7 +64,8 @@ def write_report(results: Results, folder: Path, out: Path | None = None) -> Pat
 
 
 @cache
-def _templates() -> Environment:
+def templates() -> Environment:
+    """Make what fills in the templates of this package: what is filled in is escaped."""
     made = Environment(
         loader=PackageLoader("mednorm", "report"),
         autoescape=True,
@@ -77,11 +78,12 @@ def _templates() -> Environment:
     return made
 
 
-def _part(name: str) -> str:
+def part(name: str) -> str:
+    """Read a file of this package that is inlined."""
     return resources.files("mednorm.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _fingerprint(script: str) -> str:
+def fingerprint(script: str) -> str:
     """What the content security policy calls a script by: then no other script runs, whatever the data holds."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
@@ -113,10 +115,10 @@ def _setting(value: object) -> str:
 
 
 def _render(results: Results, folder: Path) -> str:
-    plotly, script = get_plotlyjs(), _part("page.js")
+    plotly, script = get_plotlyjs(), part("page.js")
     drawn = _charts(results)
     return (
-        _templates()
+        templates()
         .get_template("template.html.j2")
         .render(
             results=results,
@@ -135,9 +137,9 @@ def _render(results: Results, folder: Path) -> str:
             looks=looks(results),
             galleries=galleries(results, folder),
             settings={key: _setting(value) for key, value in results.study.settings.items()},
-            css=_part("style.css"),
+            css=part("style.css"),
             plotly=plotly,
             script=script,
-            hashes=f"{_fingerprint(plotly)} {_fingerprint(script)}",
+            hashes=f"{fingerprint(plotly)} {fingerprint(script)}",
         )
     )

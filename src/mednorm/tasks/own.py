@@ -39,16 +39,7 @@ def own_network(name: str, kind: Kind) -> Network:
             factory failed, returned no network, or returned one whose norm layers do not follow `norm`.
 
     """
-    module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute:
-        raise ConfigError(f"network: expected package.module:factory, got {name!r}.")
-    module = _import(name, module_name)
-    if not hasattr(module, attribute):
-        near = difflib.get_close_matches(attribute, [other for other in vars(module) if not other.startswith("_")])
-        hint = f"Did you mean {', '.join(map(repr, near))}?" if near else ""
-        where = getattr(module, "__file__", None) or module_name
-        raise ConfigError(f"network {name}: expected a factory {attribute!r} in {where}, got none. {hint}".rstrip())
-    factory = getattr(module, attribute)
+    factory = own_object(name)
     _check_factory(name, factory)
     return Network(
         name=name,
@@ -62,8 +53,28 @@ def own_network(name: str, kind: Kind) -> Network:
     )
 
 
+def own_object(name: str, what: str = "network") -> Any:
+    """Import what a user calls ``package.module:name``; the current folder is searched as well.
+
+    Raises:
+        ConfigError: the module or the name in it is not there, or importing it failed.
+
+    """
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise ConfigError(f"{what}: expected package.module:factory, got {name!r}.")
+    module = _import(name, module_name, what)
+    if not hasattr(module, attribute):
+        near = difflib.get_close_matches(attribute, [other for other in vars(module) if not other.startswith("_")])
+        hint = f"Did you mean {', '.join(map(repr, near))}?" if near else ""
+        where = getattr(module, "__file__", None) or module_name
+        raise ConfigError(f"{what} {name}: expected a factory {attribute!r} in {where}, got none. {hint}".rstrip())
+    return getattr(module, attribute)
+
+
 @contextmanager
-def _current_folder_searched() -> Iterator[None]:
+def current_folder_searched() -> Iterator[None]:
+    """Let modules of the current folder be found inside, as ``python -m`` does."""
     before = list(sys.path)
     sys.path.insert(0, "")
     importlib.invalidate_caches()
@@ -73,19 +84,19 @@ def _current_folder_searched() -> Iterator[None]:
         sys.path[:] = before
 
 
-def _import(name: str, module_name: str) -> Any:
+def _import(name: str, module_name: str, what: str) -> Any:
     try:
-        with _current_folder_searched():
+        with current_folder_searched():
             return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise ConfigError(f"network {name}: importing {module_name} raised {_told(error)}.") from None
+            raise ConfigError(f"{what} {name}: importing {module_name} raised {_told(error)}.") from None
         raise ConfigError(
-            f"network {name}: expected a module {module_name}, got none of that name ({error.name!r} was not found). "
+            f"{what} {name}: expected a module {module_name}, got none of that name ({error.name!r} was not found). "
             "The current folder and the installed packages are searched."
         ) from None
     except Exception as error:
-        raise ConfigError(f"network {name}: importing {module_name} raised {_told(error)}.") from None
+        raise ConfigError(f"{what} {name}: importing {module_name} raised {_told(error)}.") from None
 
 
 def _check_factory(name: str, factory: Any) -> None:
@@ -119,7 +130,7 @@ def _check_factory(name: str, factory: Any) -> None:
 def _build(name: str, factory: Callable[..., Any], kind: Kind, shape: Shape, norm: NormSpec) -> nn.Module:
     values = dict(zip(PARAMETERS, (len(shape.size), shape.channels, shape.classes, norm), strict=True))
     try:
-        with _current_folder_searched():
+        with current_folder_searched():
             network = factory(**values)
     except Exception as error:
         told = ", ".join(f"{key}={value!r}" for key, value in values.items())

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from mednorm.files import write_atomically
+from mednorm.memory import PeakMemory
 from mednorm.moments import Moments
 from mednorm.results import Epoch, LayerSummary
 from mednorm.training.disk import flat, metrics_csv
-from mednorm.training.memory import PeakMemory
 from mednorm.training.module import TrainingModule
 
 WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)

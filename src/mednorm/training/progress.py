@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
@@ -19,6 +21,15 @@ def progress_display(**options: Any) -> Progress:
         TextColumn("{task.fields[note]}"),
         **options,
     )
+
+
+@contextmanager
+def batch_count(text: str, **options: Any) -> Iterator[Callable[[int], None]]:
+    """Show how many batches were looked at, where how many there will be is not known; yield what to tell it by."""
+    columns = TextColumn("{task.description}"), TextColumn("{task.completed} batches"), TimeElapsedColumn()
+    with Progress(*columns, transient=True, **options) as display:
+        row = display.add_task(text, total=None)
+        yield lambda done: display.update(row, completed=done)
 
 
 class RunProgress(pl.Callback):

@@ -3,7 +3,7 @@ import sys
 import pytest
 import torch
 
-from mednorm.training.memory import PeakMemory
+from mednorm.memory import PeakMemory
 
 MEGABYTE = 2**20
 

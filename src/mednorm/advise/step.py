@@ -1,0 +1,182 @@
+"""Whole training steps on a copy of a network, with as many images as wanted, and what they take."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from itertools import chain, islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.utils._pytree import tree_leaves, tree_map
+
+from mednorm.advise.fit import Measured
+from mednorm.errors import ConfigError
+from mednorm.lean import lean_activations
+from mednorm.memory import PeakMemory
+from mednorm.population.batches import Batch, call, device_of
+
+Loss = Callable[[Any, Any], Tensor]
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+STEPS = 4  # of a size, the first of which makes what later ones find: buffers, gradients, the optimizer's state
+_LOOKED_AT = 8  # batches, for the largest images
+
+OPTIMIZERS: dict[str, MakeOptimizer] = {
+    "adam": Adam,
+    "adamw": AdamW,
+    "sgd": lambda parameters: SGD(parameters, lr=1e-3, momentum=0.9),
+}
+
+
+def optimizer_maker(given: str | MakeOptimizer | None) -> MakeOptimizer:
+    """Return what makes the optimizer of some parameters.
+
+    Raises:
+        ConfigError: an unknown name, or an optimizer that is made already.
+
+    """
+    if isinstance(given, Optimizer) or not (given is None or isinstance(given, str) or callable(given)):
+        raise ConfigError(
+            f"optimizer: expected {', '.join(OPTIMIZERS)}, a class or a function of parameters, got "
+            f"{type(given).__name__}. Pass such as torch.optim.SGD, or lambda p: torch.optim.SGD(p, 0.1, momentum=0.9)."
+        )
+    if isinstance(given, str) and given not in OPTIMIZERS:
+        raise ConfigError(f"optimizer: expected one of {', '.join(OPTIMIZERS)}, got {given!r}.")
+    return OPTIMIZERS[given or "adam"] if given is None or isinstance(given, str) else given
+
+
+def largest_images(batches: Iterable[Batch]) -> Batch:
+    """Return that of the first batches whose images are the largest: its steps take the most."""
+    return max(islice(batches, _LOOKED_AT), key=lambda batch: batch.inputs[0][0].numel())
+
+
+def of_size(batch: Batch, images: int) -> Batch:
+    """Copy so many images of a batch, with labels and sites; where it has fewer they come again."""
+    places = torch.arange(images).remainder(batch.size)
+
+    def taken(value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.dim() or len(value) != batch.size:
+            return value
+        return value[places.to(value.device)]
+
+    device = batch.inputs[0].device
+    labels = tree_map(lambda value: taken(value).to(device) if isinstance(value, Tensor) else value, batch.labels)
+    return Batch(tree_map(taken, batch.inputs), labels, tuple(batch.sites[place] for place in places.tolist()))
+
+
+def cost_of_weights(network: nn.Module, states: int) -> int:
+    """Return the bytes that gradients and so many states of the optimizer take beside the weights."""
+    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return sum(parameter.numel() * parameter.element_size() for parameter in learning) * (1 + states)
+
+
+class Trainer:
+    """Trains a copy of a network, and measures its steps.
+
+    Args:
+        network: it is left as it is.
+        batch: that images are taken from.
+        loss: of outputs and labels; None for the mean of the outputs' squares, which takes as little as any.
+        optimizer: makes it of parameters.
+        lean: with lean activations.
+
+    Raises:
+        ConfigError: the network cannot be copied, has no weights yet, or none that learn; or a loss without labels.
+
+    """
+
+    def __init__(
+        self, network: nn.Module, batch: Batch, loss: Loss | None, optimizer: MakeOptimizer, lean: bool = False
+    ) -> None:
+        if loss is not None and batch.labels is None:
+            raise ConfigError("loss: expected batches with labels, got none. Say label='…' with the key they have.")
+        self._network = _copied(network)
+        if not self._network.training:  # one that trains as a whole keeps the mode of each part, such as frozen ones
+            self._network.train()
+        learning = [parameter for parameter in self._network.parameters() if parameter.requires_grad]
+        if not learning:
+            raise ConfigError("advise_batch_size: expected a network that learns, got none of whose weights does.")
+        self._batch, self._loss, self._lean = batch, loss, lean
+        self._optimizer = optimizer(learning)
+        tensors = chain(self._network.parameters(), self._network.buffers())
+        self.copied = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def measure(self, images: int) -> Measured:
+        """Run some steps of so many images. The copy's weights do not count: the network itself has them, too.
+
+        Raises:
+            ConfigError: neither a GPU nor Linux, which alone tell the peak.
+
+        """
+        device = device_of(self._network)
+        batch = of_size(self._batch, images)
+        self._optimizer.zero_grad(set_to_none=True)
+        peak = PeakMemory(device)
+        seconds = [self._step(batch, device) for _ in range(STEPS)]
+        most = peak.total()
+        if most is None:
+            raise ConfigError(
+                "advise_batch_size: expected a system that tells the peak memory of a process, which is Linux, or a "
+                "network on a GPU; got neither."
+            )
+        return Measured(images, int(most * 2**20) - self.copied, statistics.median(seconds[1:]) / images)
+
+    def _step(self, batch: Batch, device: torch.device) -> float:
+        _wait(device)
+        started = time.perf_counter()
+        self._optimizer.zero_grad(set_to_none=True)
+        with torch.enable_grad():
+            with self._leanly():
+                outputs = call(self._network, batch)
+            loss = _squares(outputs) if self._loss is None else self._loss(outputs, batch.labels)
+            del outputs
+            loss.backward()
+        self._optimizer.step()
+        _wait(device)
+        return time.perf_counter() - started
+
+    def _leanly(self) -> AbstractContextManager[None]:
+        return lean_activations(self._network) if self._lean else nullcontext()
+
+
+def _squares(outputs: Any) -> Tensor:
+    found = [x for x in tree_leaves(outputs) if isinstance(x, Tensor) and x.requires_grad]
+    if not found:
+        raise ConfigError(
+            f"advise_batch_size: expected outputs that depend on weights, got {type(outputs).__name__} without such a "
+            "tensor. Pass loss=… that takes the outputs and the labels."
+        )
+    return torch.stack([x.float().square().mean() for x in found]).sum()
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _copied(network: nn.Module) -> nn.Module:
+    """Copy a network with its parameters, but for its handles to other processes."""
+    alone = network.module if isinstance(network, DistributedDataParallel) else network
+    shared: dict[int, Any] = {}
+    for name, module in alone.named_modules():
+        if any(is_lazy(tensor) for tensor in chain(module._parameters.values(), module._buffers.values())):
+            raise ConfigError(
+                f"advise_batch_size: expected a network with weights, got {name or 'the network'} "
+                f"({type(module).__name__}) without: it is lazy. Call the network on a batch first."
+            )
+        if (group := vars(module).get("process_group")) is not None:
+            shared[id(group)] = group
+    try:
+        twin: nn.Module = copy.deepcopy(alone, shared)
+    except Exception as error:  # whatever a user's class does
+        raise ConfigError(
+            f"advise_batch_size: expected a network that can be copied, got {type(error).__name__}: {error}"
+        ) from error
+    return twin

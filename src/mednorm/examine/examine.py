@@ -1,0 +1,93 @@
+"""`mednorm.examine`: a pass over data, and what the rules say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn, optim
+
+from mednorm.examine.examination import Examination
+from mednorm.examine.gap import attribute
+from mednorm.examine.order import chosen, ordered
+from mednorm.examine.probe import probe
+from mednorm.examine.rules import RULES
+from mednorm.population.batches import Batches, Prepare, device_of
+
+GAP = "MN001"
+
+
+def examine(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    optimizer: optim.Optimizer | None = None,
+    metric: Callable[[Any, Any], float] | None = None,
+    batch_size: int | None = None,
+    devices: int | None = None,
+    image: str = "image",
+    label: str | None = "label",
+    site: str = "site",
+    prepare: Prepare | None = None,
+    limit: int | None = None,
+    select: str | Iterable[str] | None = None,
+    ignore: str | Iterable[str] | None = None,
+    try_step: bool = True,
+    progress: Callable[[int], None] | None = None,
+) -> Examination:
+    """Say what is wrong with the normalization of a network, layer by layer, how it shows, and what mends it.
+
+    The network sees the images in evaluation mode, and some of them again with the statistics of the batch in place of
+    the running ones. It is bit-identical afterwards, also when the loader raises. Memory does not grow with the data.
+
+    Args:
+        model: any network; its layers of batch normalization are found by their type.
+        loader: gives batches, as often as it is iterated: tensors, tuples of images and labels, dictionaries, or lists
+            of dictionaries, as MONAI's patches come. In a random order, so that a batch is not of one patient.
+        optimizer: of the training, for weight decay.
+        metric: from outputs and labels of one batch, larger is better; compared between the evaluation modes.
+        batch_size: of the training, on each device; by default the largest batch that the loader gives.
+        devices: that a training batch is spread over; by default as many as there are processes.
+        image: key of the images in a dictionary; several keys, with commas between, for several inputs.
+        label: key of the labels, None for none.
+        site: key of the hospitals or scanners.
+        prepare: turns what the loader gives into one of those forms first.
+        limit: look at so many batches at most.
+        select: codes or names of the rules to ask, such as ``"MN003"``; by default all.
+        ignore: likewise, of those not to ask.
+        try_step: also try one training step on a copy, which tells layers that update twice or never.
+        progress: called with the number of batches that are done.
+
+    Returns:
+        The findings, the diagnosis first.
+
+    Raises:
+        ConfigError: a rule that does not exist, or a loader that can be read only once.
+        DataError: the loader gives no batch, or one of an unknown form.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        >>> found = examine(network, [torch.randn(8, 1, 16, 16) for _ in range(4)])  # never trained
+        >>> found.findings[0].code, found.ok
+        ('MN002', False)
+
+    """
+    rules = chosen(RULES, select, ignore)
+    batches = Batches(loader, device_of(model), image=image, label=label, site=site, prepare=prepare, limit=limit)
+    probed = probe(
+        model,
+        batches,
+        optimizer=optimizer,
+        metric=metric,
+        batch_size=batch_size,
+        devices=devices,
+        try_step=try_step,
+        progress=progress,
+    )
+    findings = [finding for rule in rules for finding in rule.check(probed)]
+    if any(finding.code == GAP for finding in findings):  # which layers it is from takes passes of its own
+        probed = attribute(model, batches, probed)
+        findings = [finding for rule in rules for finding in rule.check(probed)]
+    return Examination(probed, ordered(findings, probed, rules))

@@ -1,0 +1,47 @@
+"""Peak memory is predicted within a tenth at batch sizes that were not measured; the benchmark runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "advise.json"
+
+
+def check(written):
+    """Pass if every prediction is of a size that the fit does not know, and follows from the fit."""
+    for case in written["cases"]:
+        fitted, known = case["memory"], {each["batch_size"] for each in case["measured"]}
+        assert len(known) >= 4
+        for row in case["unseen"]:
+            assert row["batch_size"] not in known
+            line = fitted["fixed"] + fitted["per_image"] * row["batch_size"]
+            assert row["predicted"] == pytest.approx(max(fitted["floor"], line), abs=1)
+            assert row["error"] == pytest.approx(row["predicted"] / row["peak"] - 1, abs=1e-9)
+            assert 0 < row["before"] < row["peak"]
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_advice_predicts_and_measures(tmp_path):
+    out = tmp_path / "advise.json"
+    command = [sys.executable, ROOT / "benchmarks" / "advise_memory.py", "--smoke", "--out", out]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    written = json.loads(out.read_text(encoding="utf-8"))
+    assert [case["network"] for case in written["cases"]] == ["the article's CNN"]
+    check(written)
+
+
+def test_the_peak_of_three_networks_is_predicted_within_ten_percent_at_sizes_that_were_not_measured():
+    written = json.loads(RESULTS.read_text(encoding="utf-8"))
+    assert len({case["network"] for case in written["cases"]}) >= 3
+    check(written)
+    for case in written["cases"]:
+        assert all(abs(row["error"]) <= 0.1 for row in case["unseen"]), case["network"]
+        assert max(row["batch_size"] for row in case["unseen"]) > max(
+            each["batch_size"] for each in case["measured"]
+        )

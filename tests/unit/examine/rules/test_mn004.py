@@ -1,0 +1,98 @@
+"""MN004, a site whose images differ from what the network expects."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from mednorm import DomainBatchNorm
+from mednorm.examine.records import Seen
+from mednorm.examine.rules.mn004_site_shift import RULE, away
+from tests.unit.examine.rules.made import layer_of, probed_of, run
+from tests.unit.examine.rules.scattered import scattered
+
+
+def layer(*, gain=1.0, offset=0.0, images=16, norm=None, running_mean=0.0, **sites):
+    """A layer whose running statistics fit the sites Basel and Lund; Porto is shifted."""
+    norm = (norm or nn.BatchNorm2d(8)).double()
+    norm.running_mean.fill_(running_mean)
+    shifted = gain * scattered(images, 0.1, seed=3) + offset
+    given = {"Basel": scattered(16, 0.1, seed=1), "Lund": scattered(16, 0.1, seed=2), "Porto": shifted}
+    seen = {site: layer_of(norm, values).seen for site, values in {**given, **sites}.items() if values is not None}
+    first, *others = seen.values()
+    return replace(layer_of(norm, given["Basel"]), seen=_merged(first, others), sites=seen)
+
+
+def _merged(first: Seen, others: list[Seen]) -> Seen:
+    for each in others:
+        first = first.merge(each)
+    return first
+
+
+def found(*layers):
+    return list(RULE.check(probed_of(*layers)))
+
+
+@pytest.mark.parametrize(
+    ("gain", "offset", "severity"),
+    [(3.0, 0.0, "error"), (1.4, 0.0, "warning"), (1.0, 2.0, "error"), (0.2, 0.0, "error"), (1.1, 0.05, None)],
+)
+def test_the_site_is_named_with_how_far_away_it_is(gain, offset, severity):
+    findings = found(layer(gain=gain, offset=offset))
+    assert [(each.site, each.severity) for each in findings] == ([("Porto", severity)] if severity else [])
+
+
+def test_the_distance_is_the_one_it_was_moved_by_and_lies_in_its_interval():
+    (finding,) = found(layer(gain=1.0, offset=2.0))
+    distance, low, high, others, images = (each.value for each in finding.evidence)
+    assert low < 2.0 < high
+    assert distance == pytest.approx(2.0, rel=0.05)
+    assert others < 0.05
+    assert images == 16
+
+
+def test_few_images_make_the_interval_wide_and_no_finding_by_chance():
+    wide, narrow = (away(each, each.sites["Porto"]) for each in (layer(images=4), layer(images=64)))
+    assert wide.error > 2 * narrow.error
+    assert found(layer(images=4)) == []
+
+
+def test_three_images_are_too_few_to_say_anything():
+    assert found(layer(gain=3.0, images=3)) == []
+
+
+def test_what_is_wrong_at_every_site_is_no_sites_fault():
+    assert found(layer(running_mean=3.0)) == []
+
+
+def test_the_site_is_found_also_where_it_is_wrong_at_every_site_a_little():
+    assert {each.site for each in found(layer(offset=2.0, running_mean=-0.3))} == {"Porto"}
+
+
+def test_a_single_site_has_no_other_to_be_compared_with():
+    assert found(layer(gain=3.0, Basel=None, Lund=None)) == []
+
+
+def test_two_sites_are_enough():
+    assert [each.site for each in found(layer(gain=3.0, Lund=None))] == ["Porto"]
+
+
+def test_a_layer_with_statistics_of_each_site_is_left_out():
+    assert found(layer(gain=3.0, norm=DomainBatchNorm(8, domains=["Basel", "Lund", "Porto"]))) == []
+
+
+def test_a_dead_channel_does_not_decide():
+    images = scattered(16, 0.1, seed=3)
+    images[:, 0] += 1e6
+    assert found(layer(Porto=images)) == []
+
+
+def test_the_remedy_brings_the_layer_nearer_to_the_site():
+    (finding,) = found(layer(offset=2.0))
+    norm = nn.BatchNorm2d(8).double()
+    network = nn.Sequential(norm).eval()
+    shifted = scattered(16, 0.1, seed=3) + 2.0
+    run(finding.remedy, model=network, loader_of_site=list(shifted.split(4)))
+    assert norm.running_mean.mean() > 1.0
+    torch.testing.assert_close(norm.weight, torch.ones_like(norm.weight))

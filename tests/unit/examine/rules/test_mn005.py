@@ -1,0 +1,87 @@
+"""MN005, dead or constant channels."""
+
+import pytest
+import torch
+from torch import nn
+
+from mednorm.examine.rules.mn005_dead_channels import RULE
+from tests.unit.examine.rules.made import findings, found_in, layer_of, run, said
+
+
+@pytest.fixture
+def images():
+    torch.manual_seed(0)
+    return torch.randn(16, 8, 6, 6)
+
+
+def norm(**values):
+    """Eight channels with γ or β set in some."""
+    layer = nn.BatchNorm2d(8)
+    with torch.no_grad():
+        for name, (channels, value) in values.items():
+            getattr(layer, name)[channels] = value
+    return layer
+
+
+def test_channels_that_all_speak_are_no_finding(images):
+    assert said(RULE, layer_of(norm(), images, around={"activation": "ReLU"})) == []
+
+
+@pytest.mark.parametrize(("dead", "severity"), [(1, "info"), (3, "warning"), (5, "error"), (8, "error")])
+def test_the_share_of_channels_without_scale_decides_how_grave_it_is(images, dead, severity):
+    (finding,) = findings(RULE, layer_of(norm(weight=(slice(dead), 5e-4)), images))
+    assert finding.severity == severity
+    assert finding.evidence[0].value == 100 * dead / 8
+
+
+def test_a_residual_branch_that_starts_at_0_on_purpose_is_no_finding(images):
+    assert said(RULE, layer_of(norm(weight=(slice(None), 0.0)), images, updates=0)) == []
+
+
+def test_a_constant_input_counts_whatever_its_value(images):
+    images[:, :6] = torch.arange(6.0)[:, None, None]
+    (finding,) = findings(RULE, layer_of(norm(), images))
+    assert (finding.severity, finding.evidence[1].name, finding.evidence[1].value) == ("error", "constant input", 6)
+
+
+@pytest.mark.parametrize(("activation", "expected"), [("ReLU", 1), ("relu", 1), ("LeakyReLU", 0), (None, 0)])
+def test_channels_never_above_0_are_dead_before_a_relu_alone(images, activation, expected):
+    layer = layer_of(norm(bias=(slice(None), -8.0)), images, around={"activation": activation})
+    assert len(findings(RULE, layer)) == expected
+
+
+def test_a_negative_scale_turns_the_lowest_value_into_the_highest(images):
+    images[0, :, 0, 0] = 40.0  # far above, which γ = -1 makes far below 0
+    layer = norm(weight=(slice(None), -1.0), bias=(slice(None), -8.0))
+    assert said(RULE, layer_of(layer, images, around={"activation": "ReLU"})) == [("norm", "error")]
+    assert said(RULE, layer_of(layer, -images, around={"activation": "ReLU"})) == []
+
+
+def test_channels_that_a_wrong_running_mean_silences_are_not_dead(images):
+    layer = norm()
+    layer.running_mean += 100.0
+    assert said(RULE, layer_of(layer, images, around={"activation": "ReLU"})) == []
+
+
+def test_few_values_do_not_tell_what_a_channel_never_says():
+    few = torch.randn(8, 8, 2, 2)
+    assert said(RULE, layer_of(norm(bias=(slice(None), -8.0)), few, around={"activation": "ReLU"})) == []
+
+
+@pytest.mark.parametrize("broken", [{"weight": (slice(6), 0.0)}, {"bias": (slice(6), -9.0)}])
+def test_the_remedy_revives_dead_channels_and_leaves_the_others(images, broken):
+    network = nn.Sequential(norm(**broken), nn.ReLU())
+    network[0].num_batches_tracked += 100
+    (finding,) = found_in(RULE, network, images)
+    run(finding.remedy, model=network)
+    assert found_in(RULE, network, images) == []
+    assert network[0].weight[6:].tolist() == [1, 1]
+    assert network[0].bias[6:].tolist() == [0, 0]
+
+
+def test_the_remedy_draws_the_weights_before_a_constant_input_anew(images):
+    network = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
+    nn.init.zeros_(network[0].weight)
+    (finding,) = found_in(RULE, network, images)
+    run(finding.remedy, model=network)
+    assert found_in(RULE, network, images) == []
