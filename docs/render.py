@@ -61,6 +61,7 @@ _TWINS = (
 )
 PAGES = (
     *(f"{page}{language}.md" for page in _TWINS for language in ("", ".zh-CN")),
+    "docs/how-to/batch-size.md",
     "docs/how-to/keras.md",
     "docs/how-to/memory.md",
     "docs/how-to/own-network.md",

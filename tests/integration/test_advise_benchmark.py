@@ -42,6 +42,4 @@ def test_the_peak_of_three_networks_is_predicted_within_ten_percent_at_sizes_tha
     check(written)
     for case in written["cases"]:
         assert all(abs(row["error"]) <= 0.1 for row in case["unseen"]), case["network"]
-        assert max(row["batch_size"] for row in case["unseen"]) > max(
-            each["batch_size"] for each in case["measured"]
-        )
+        assert max(row["batch_size"] for row in case["unseen"]) > max(each["batch_size"] for each in case["measured"])

@@ -32,9 +32,9 @@ def grow(
 ) -> tuple[tuple[Measured, ...], MemoryFit | None]:
     """Measure batches of 1, 2, 4, … images, until the peak has risen enough to tell how it goes on.
 
-    A size is run if what was measured so far predicts that its peak stays within the limit, with a margin; the second, if it would
-    with twice the rise of the first. A network that refuses a single image, as batch normalization of one value a
-    channel does, is begun with two.
+    A size is run if what was measured so far predicts that its peak stays within the limit, with a margin; the second,
+    if it would with twice the rise of the first. A network that refuses a single image, as batch normalization of one
+    value a channel does, is begun with two.
 
     Args:
         measure: runs some steps of a size.

@@ -21,6 +21,8 @@ from mednorm.examine.surroundings import surroundings
 from mednorm.examine.untouched import untouched
 from mednorm.population.batches import Batch, Batches, call
 
+_EVERY = 3  # of so many batches one is run in both modes: of two, a probe would take more than two evaluations
+
 
 def probe(
     network: nn.Module,
@@ -37,8 +39,8 @@ def probe(
     """Run a network over data in evaluation mode, and measure what reaches each batch normalization layer.
 
     Layers are found by type, at every rank: each ``torch.nn.modules.batchnorm._BatchNorm``, PyTorch's and ours. Every
-    other batch, the first included, is also run with its own statistics in the place of the running ones, as in
-    training but without dropout: the difference of the outputs is the train/eval gap. Layers that hold still in
+    third batch, from the first on, is also run with its own statistics in the place of the running ones, as in training
+    but without dropout: the difference of the outputs is the train/eval gap. Layers that hold still in
     training, see `mednorm.freeze`, keep their running statistics there too.
 
     The network is bit-identical afterwards, also after an exception of the loader or the network, and so are the
@@ -83,7 +85,7 @@ def probe(
         with Recorder(network) as recorder:
             for number, batch in enumerate(batches, start=1):
                 first = first or few(batch)
-                both = bool(comparison.layers) and number % 2 == 1 and comparison.batches < compare
+                both = bool(comparison.layers) and number % _EVERY == 1 and comparison.batches < compare
                 output = with_own_statistics(network, (), batch) if both else call(network, batch)
                 recorder.end(batch.size, batch.sites)
                 if both:

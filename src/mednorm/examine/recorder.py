@@ -11,11 +11,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mednorm import kernels
+from mednorm.examine.pooling import (
+    as_row,
+    by_image,
+    channels,
+    joined,
+    kept,
+    merged,
+    of_layer,
+    per_sample,
+    pooled,
+    seen_in,
+    single,
+)
 from mednorm.examine.records import BatchesSeen, Seen
 from mednorm.moments import Moments
-
-_SMALL = 8  # values of a channel below which the compiled loops gain nothing over PyTorch's operators
 
 
 class Recorder:
@@ -93,25 +103,25 @@ class Recorder:
             self.values[name] = max(self.values.get(name, 0), values)
             if any(len(each.count) % images for each in calls):
                 odd[name] = calls
-                waiting[name] = [_as_row(each.pooled(), images) for each in calls]
+                waiting[name] = [as_row(each.pooled(), images) for each in calls]
             elif any(len(each.count) != images for each in calls):
-                waiting[name] = [_by_image(each, images) for each in calls]
+                waiting[name] = [by_image(each, images) for each in calls]
         if not waiting:
             return
         calls = [self._side_by_side(waiting, turn, images) for turn in range(max(map(len, waiting.values())))]
         for each in calls:
-            self._add_batch(_pooled(each.count, each))
+            self._add_batch(pooled(each.count, each))
         rows = self._finite_images(calls[0] if len(calls) == 1 else Moments.pool(calls), odd)
         for site in set(sites):
             own = torch.tensor([each == site for each in sites])
             part = rows if own.all() else Moments(*(field[own] for field in rows.fields()))
-            self._sites[site] = _joined(self._sites.get(site), seen_in(part))
+            self._sites[site] = joined(self._sites.get(site), seen_in(part))
         self._total = None
         for name, parts in odd.items():
             for part in parts:
                 finite = (part.mean.isfinite() & part.m2.isfinite()).all(1, keepdim=True)
-                self._odd[name] = _joined(
-                    self._odd.get(name), seen_in(_kept(part.to("cpu").to(torch.float64), finite.to("cpu")))
+                self._odd[name] = joined(
+                    self._odd.get(name), seen_in(kept(part.to("cpu").to(torch.float64), finite.to("cpu")))
                 )
 
     def seen(self, name: str) -> Seen | None:
@@ -120,22 +130,22 @@ class Recorder:
             return None
         if self._total is None:
             for seen in self._sites.values():
-                self._total = _joined(self._total, seen)
+                self._total = joined(self._total, seen)
         assert self._total is not None
-        return _joined(self._odd.get(name), _of_layer(self._total, self._columns[name]))
+        return joined(self._odd.get(name), of_layer(self._total, self._columns[name]))
 
     def sites(self, name: str) -> dict[str, Seen]:
         """Return what reached a layer from each site that is named."""
         if name not in self.calls:
             return {}
-        named = {site: _of_layer(seen, self._columns[name]) for site, seen in self._sites.items() if site is not None}
+        named = {site: of_layer(seen, self._columns[name]) for site, seen in self._sites.items() if site is not None}
         return {site: seen for site, seen in sorted(named.items()) if seen.images}
 
     def batches(self, name: str) -> BatchesSeen | None:
         """Return what reached a layer batch by batch, each call of it being one; None where it was not called."""
         if name not in self.calls or self._batches is None:
             return None
-        means, variances = (_channels(moments, self._columns[name]) for moments in self._batches)
+        means, variances = (channels(moments, self._columns[name]) for moments in self._batches)
         return BatchesSeen(means, variances, int(self._not_finite[list(self.layers).index(name)]))
 
     def _hook(self, name: str) -> Any:
@@ -166,10 +176,10 @@ class Recorder:
             finite = self._all_channels(finite)
             for place in self._owner[~finite].unique():
                 self._not_finite[place] += 1
-        means = _values(batch.mean, finite & (batch.count > 0))
-        variances = _values(batch.unbiased_variance, finite & (batch.count > 1))
+        means = single(batch.mean, finite & (batch.count > 0))
+        variances = single(batch.unbiased_variance, finite & (batch.count > 1))
         if self._batches is not None:
-            means, variances = _merged(self._batches[0], means), _merged(self._batches[1], variances)
+            means, variances = merged(self._batches[0], means), merged(self._batches[1], variances)
         self._batches = means, variances
 
     def _finite_images(self, rows: Moments, odd: dict[str, list[Moments]]) -> Moments:
@@ -180,92 +190,9 @@ class Recorder:
         kept = self._all_channels(finite)
         for name in odd:
             kept[:, self._columns[name]] = False
-        return _kept(rows, kept)
+        return kept(rows, kept)
 
     def _all_channels(self, true: Tensor) -> Tensor:
         """Say for each channel whether something is true of all channels of its layer; ``(…, ΣC)``."""
         false = torch.zeros(*true.shape[:-1], len(self.layers)).index_add_(-1, self._owner, (~true).float())
         return (false == 0)[..., self._owner]
-
-
-def per_sample(x: Tensor, mask: Tensor | None = None) -> Moments:
-    """Measure each channel of each sample, ``(N, C)``, in one pass where the loops are compiled."""
-    x = x.detach().as_subclass(Tensor)
-    shape = x.shape[:2]
-    if mask is not None or x.numel() < _SMALL * shape.numel():
-        return Moments.of(x, mask=mask, per_sample=True)
-    # To the loops, the channels of all samples are channels of one.
-    found = kernels.measure(x.reshape(1, shape.numel(), -1))
-    return Moments(*(field.reshape(shape) for field in found.fields()))
-
-
-def seen_in(rows: Moments) -> Seen:
-    """Return what images showed, of the moments of each, ``(N, C)`` in float64; an image without values is none."""
-    there = rows.count > 0
-    means, variances = _values(rows.mean, there), _values(rows.variance, there)
-    return Seen(_pooled(rows.count, rows), _pooled(there, means), _pooled(there, variances))
-
-
-def _pooled(weight: Tensor, rows: Moments) -> Moments:
-    """Do what `Moments.pooled` does, in float64, which needs no anchor: with a tenth of its time for many channels."""
-    counts = weight.to(torch.float64)
-    count = counts.sum(0)
-    mean = (counts * rows.mean).sum(0) / count.clamp(min=1)
-    m2 = rows.m2.sum(0) + (counts * (rows.mean - mean).square()).sum(0)
-    return Moments(count.to(torch.int64), mean, m2, rows.minimum.amin(0), rows.maximum.amax(0))
-
-
-def _merged(a: Moments, b: Moments) -> Moments:
-    """Do what `Moments.merge` does, likewise."""
-    count = a.count + b.count
-    share = b.count / count.clamp(min=1)
-    apart = b.mean - a.mean
-    return Moments(
-        count,
-        a.mean + apart * share,
-        a.m2 + b.m2 + apart.square() * a.count * share,
-        torch.minimum(a.minimum, b.minimum),
-        torch.maximum(a.maximum, b.maximum),
-    )
-
-
-def _joined(known: Seen | None, new: Seen) -> Seen:
-    if known is None:
-        return new
-    return Seen(
-        _merged(known.moments, new.moments),
-        _merged(known.of_means, new.of_means),
-        _merged(known.of_variances, new.of_variances),
-    )
-
-
-def _values(values: Tensor, there: Tensor) -> Moments:
-    """Return moments of one value each, of none where it is not there."""
-    found = Moments(there.to(torch.int64), values, torch.zeros(()).to(values).expand_as(values), values, values)
-    return found if there.all() else _kept(found, there)
-
-
-def _kept(moments: Moments, kept: Tensor) -> Moments:
-    """Return moments of no values in the places that are not kept."""
-    empty = (0, 0.0, 0.0, torch.inf, -torch.inf)
-    return Moments(*(torch.where(kept, field, nothing) for field, nothing in zip(moments.fields(), empty, strict=True)))
-
-
-def _by_image(rows: Moments, images: int) -> Moments:
-    """Pool the samples of each image, which lie one after the other."""
-    return Moments(*(field.unflatten(0, (images, -1)).transpose(0, 1) for field in rows.fields())).pooled()
-
-
-def _as_row(moments: Moments, images: int) -> Moments:
-    """Return one row of moments with empty ones below it."""
-    first = torch.arange(images, device=moments.mean.device)[:, None] == 0
-    return _kept(Moments(*(field.expand(images, -1) for field in moments.fields())), first)
-
-
-def _channels(moments: Moments, columns: slice) -> Moments:
-    return Moments(*(field[columns] for field in moments.fields()))
-
-
-def _of_layer(seen: Seen, columns: slice) -> Seen:
-    parts = (_channels(each, columns) for each in (seen.moments, seen.of_means, seen.of_variances))
-    return Seen(*parts)

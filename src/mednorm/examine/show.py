@@ -42,7 +42,7 @@ def _table(gathered: list[Group], title: str, layers: int) -> Table:
     for group in gathered:
         shown = [f"[bold]{escape(group.title)}[/]", *(escape(evidence(each)) for each in group.first.evidence)]
         if group.layers:
-            first, worst = group.layers[0], group.first.layer
+            first, worst = group.layers[0], group.worst
             shown.append(escape(f"worst in {worst}" + (f", first in {first}" if first != worst else "")))
         if group.sites:
             shown.append(escape(f"at {', '.join(group.sites)}"))

@@ -22,7 +22,8 @@ class Group:
         severity: the gravest.
         layers: names of the layers, in the order of the network; empty where it is about the network as a whole.
         sites: that it is about.
-        first: the finding that shows it most.
+        first: the finding that shows it most, or that is about the network as a whole.
+        worst: the layer that shows it most; empty where none is named.
         remedies: each once.
 
     """
@@ -33,6 +34,7 @@ class Group:
     layers: tuple[str, ...]
     sites: tuple[str, ...]
     first: Finding
+    worst: str
     remedies: tuple[str, ...]
 
 
@@ -50,6 +52,7 @@ def groups(found: Examination) -> list[Group]:
                 layers=tuple(layer.name for layer in found.probed.layers if layer.name in here),
                 sites=tuple(sorted({finding.site for finding in findings if finding.site is not None})),
                 first=findings[0],
+                worst=next((finding.layer for finding in findings if finding.layer), ""),
                 remedies=tuple(dict.fromkeys(finding.remedy for finding in findings if finding.remedy)),
             )
         )
@@ -115,7 +118,7 @@ def text(found: Examination) -> str:
     for group in groups(found):
         lines += ["", f"{group.severity:8}{group.code}  {group.title}{where(group, len(found.probed.layers))}"]
         lines += [f"        {evidence(each)}" for each in group.first.evidence]
-        if group.first.layer:
-            lines.append(f"        worst in {group.first.layer}")
+        if group.worst:
+            lines.append(f"        worst in {group.worst}")
         lines += [f"        mended by: {group.remedies[0]}"] if group.remedies else []
     return "\n".join(lines)

@@ -22,13 +22,17 @@ def with_commands(found: Examination, run: Path, data: str | None, split: Split 
         split: likewise.
 
     """
-    command = ["mednorm", "treat", str(run), *(("--data", data) if data is not None else ())]
-    command += ["--split", split] if split != "all" else []
 
     def commanded(finding: Finding) -> Finding:
         if finding.code not in TREATED:
             return finding
-        site = ["--site", finding.site] if finding.code == ADAPTED and finding.site is not None else []
-        return replace(finding, remedy=shlex.join([*command, "--fix", finding.code, *site]))
+        command = ["mednorm", "treat", str(run), *(("--data", data) if data is not None else ())]
+        # New statistics of all are those of the training: test images that were in them would judge themselves.
+        of = "train" if data is None and finding.code != ADAPTED else split
+        command += ["--split", of] if of != "all" else []
+        command += ["--fix", finding.code]
+        if finding.code == ADAPTED and finding.site is not None:
+            command += ["--site", finding.site]
+        return replace(finding, remedy=shlex.join(command))
 
     return replace(found, findings=tuple(map(commanded, found.findings)))

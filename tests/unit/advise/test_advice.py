@@ -1,3 +1,4 @@
+import io
 import json
 
 import pytest
@@ -9,7 +10,7 @@ from tests.unit.advise.made import MB, advised
 
 
 def printed(advice, width):
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=width, record=True, file=io.StringIO())
     advice.show(console)
     return console.export_text()
 

@@ -89,6 +89,12 @@ def test_the_table_fits_the_terminal_and_remedies_stay_whole(found, width):
         assert word in shown
 
 
+def test_a_symptom_of_the_whole_network_names_the_layer_that_shares_most_in_it(found):
+    shares = [replace(found.findings[1], layer=name, share=share) for name, share in (("block1.bn1", 0.9), ("b", 0.1))]
+    shown = printed(replace(found, findings=(found.findings[1], *shares)), 100)
+    assert "worst in block1.bn1" in shown
+
+
 def test_markup_in_a_name_is_printed_as_it_is():
     name = "[red]bn[/red]"
     odd = examination()

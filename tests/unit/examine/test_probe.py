@@ -111,7 +111,7 @@ def test_the_network_and_all_random_states_are_bit_identical_afterwards(dims):
     network(torch.randn(shape)).sum().backward()
     network[1].eval()
     before = everything(network)
-    batches = Batches([torch.randn(shape, generator=torch.Generator().manual_seed(n)) for n in range(3)])
+    batches = Batches([torch.randn(shape, generator=torch.Generator().manual_seed(n)) for n in range(4)])
     found = probe(network, batches)
     attribute(network, batches, found)
     assert everything(network) == before

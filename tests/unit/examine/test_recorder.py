@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from mednorm import BatchNorm
-from mednorm.examine.recorder import Recorder, per_sample
+from mednorm.examine.pooling import per_sample
+from mednorm.examine.recorder import Recorder
 from mednorm.guards import evaluation_mode
 from mednorm.population.batches import Batches, call
 from tests.unit.examine.looking import head, inputs_of, volume_network

@@ -215,8 +215,14 @@ def test_what_new_statistics_mend_is_mended_by_a_command_that_can_be_pasted():
     assert remedies["MN004"] == f"{start} MN004 --site B"
     assert remedies["MN001"] == f"{start} MN001"
     assert remedies["MN003"] == 'mednorm.convert(model, to="renorm")'
-    whole = with_commands(found, run, None, "all")
-    assert whole.findings[0].remedy == "mednorm treat 'runs/a run' --fix MN004 --site B"
+    own = {each.code: each.remedy for each in with_commands(found, run, None, "all").findings}
+    assert own["MN004"] == "mednorm treat 'runs/a run' --fix MN004 --site B"
+
+
+def test_statistics_of_a_runs_own_data_are_taken_from_its_training_images():
+    own = {each.code: each.remedy for each in with_commands(examination(), Path("run"), None, "test").findings}
+    assert own["MN001"] == "mednorm treat run --split train --fix MN001"
+    assert own["MN004"] == "mednorm treat run --split test --fix MN004 --site B"
 
 
 def test_that_command_is_one_the_parser_takes():

@@ -10,6 +10,7 @@ import torch
 from mednorm.examine.findings import Evidence, Finding, Rule, Severity
 from mednorm.examine.records import Gap, Layer, Probed
 from mednorm.examine.rules.noise import median, noise
+from mednorm.examine.rules.remedies import RECALIBRATE
 
 # Root mean square difference of the outputs over their standard deviation; and how many times what the noise of the
 # batches' own statistics, for which the running ones are not to blame, is in the middle layer: it is about one time.
@@ -30,7 +31,7 @@ def check(probed: Probed) -> Iterator[Finding]:
     judged = _Judged(probed, gap)
     if judged.severity is None:
         return
-    yield Finding("MN001", judged.severity, "", judged.message, judged.evidence, REMEDY)
+    yield Finding("MN001", judged.severity, "", judged.message, judged.evidence, RECALIBRATE)
     for layer in probed.layers:
         share = gap.by_layer.get(layer.name, 0.0)
         if share >= SHARE:
@@ -40,12 +41,9 @@ def check(probed: Probed) -> Iterator[Finding]:
                 layer.name,
                 f"{100 * share:.0f} % of the gap goes when this layer takes the statistics of the batch.",
                 (Evidence("share of the gap", 100 * share, 100 * SHARE, "%"),),
-                REMEDY,
+                RECALIBRATE,
                 share=share,
             )
-
-
-REMEDY = "mednorm.recalibrate(model, loader)"
 
 
 class _Judged:

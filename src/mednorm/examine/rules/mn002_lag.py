@@ -9,6 +9,7 @@ from mednorm.examine.findings import Evidence, Finding, Rule
 from mednorm.examine.records import Layer, Probed
 from mednorm.examine.rules.mn010_updates import left_out
 from mednorm.examine.rules.noise import images_together, noise, taken_over_batches
+from mednorm.examine.rules.remedies import RECALIBRATE, thawed
 from mednorm.examine.rules.residuals import Residuals, residuals
 
 # Share of the initial 0 and 1 that is left. With momentum 0.1 these are 44 and 22 updates.
@@ -78,7 +79,7 @@ def _lag(layer: Layer, counted: float, found: Residuals | None) -> Finding:
             Evidence("updates", updates or 0, _needed(momentum) if momentum else 1, "updates"),
             *explaining,
         ),
-        _remedy(layer),
+        thawed(layer, RECALIBRATE),
     )
 
 
@@ -101,13 +102,8 @@ def _short(layer: Layer, probed: Probed) -> Iterator[Finding]:
             Evidence("batches remembered", batches, unit="batches"),
             *explaining,
         ),
-        _remedy(layer),
+        thawed(layer, RECALIBRATE),
     )
-
-
-def _remedy(layer: Layer) -> str:
-    thaw = "mednorm.unfreeze(model); " if layer.state.frozen else ""
-    return f"{thaw}mednorm.recalibrate(model, loader)"
 
 
 def _needed(momentum: float) -> int:

@@ -10,6 +10,7 @@ from functools import reduce
 from mednorm.examine.findings import Evidence, Finding, Rule
 from mednorm.examine.records import Layer, Probed, Seen
 from mednorm.examine.rules.noise import median
+from mednorm.examine.rules.remedies import thawed
 from mednorm.population.distance import distance
 
 # In σ of the running statistics: what a gain of 1.25, and of 1.5 does to values around 0.
@@ -17,6 +18,8 @@ WARNING, ERROR = 0.25, 0.5
 # The other sites must be nearer by this factor: where all are far, the fault is not the site's.
 NEARER = 1.5
 FEWEST = 4
+# Of fewer images the statistics are mixed with the old ones, which count for as many.
+FEW = 16
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def _shifted(here: Away, there: Away) -> bool:
 
 
 def _finding(layer: Layer, site: str, seen: Seen, here: Away, there: Away) -> Finding:
-    error = here.distance >= ERROR
+    error, mixing = here.distance >= ERROR, ', method="mix"' if seen.images < FEW else ""
     return Finding(
         "MN004",
         "error" if error else "warning",
@@ -90,7 +93,7 @@ def _finding(layer: Layer, site: str, seen: Seen, here: Away, there: Away) -> Fi
             Evidence("distance of the other sites", there.distance, unit="σ"),
             Evidence("images of the site", seen.images, unit="images"),
         ),
-        "mednorm.adapt(model, loader_of_site)",
+        thawed(layer, f"mednorm.adapt(model, loader_of_site{mixing})"),
         site=site,
     )
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from mednorm.examine.findings import Evidence, Finding, Rule, Severity
 from mednorm.examine.records import Layer, Probed
 
-# Share of a layer's channels: one of eight is said and no more. Sound networks trained here had none; docs/rules/mn005.md.
+# Share of a layer's channels: one of eight is said and no more. Sound networks trained here had none.
 INFO, WARNING, ERROR = 0.1, 0.3, 0.6
 # |γ| below which a channel is as good as pruned (Mehta et al. 2019).
 GAMMA = 1e-3

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from mednorm.examine.findings import Evidence, Finding, Rule
 from mednorm.examine.records import Layer, Probed
 from mednorm.examine.rules.noise import images_together, median
+from mednorm.examine.rules.remedies import RECALIBRATE, thawed
 from mednorm.examine.rules.residuals import Residuals, residuals
 
 # Median over channels of running over population variance: outputs are too large by 12 % and by 20 %.
@@ -68,7 +69,7 @@ def _finding(layer: Layer, found: Residuals, ratio: float, size: float, images: 
             Evidence("images in each averaged batch", size, unit="images"),
             Evidence("distance of the means", median(found.mean.abs()), unit="σ"),
         ),
-        "mednorm.recalibrate(model, loader)",
+        thawed(layer, RECALIBRATE),
     )
 
 

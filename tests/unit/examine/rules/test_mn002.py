@@ -89,14 +89,14 @@ def test_the_momentum_of_frozen_layers_does_not_matter():
     assert said(RULE, layer_of(norm.eval(), IMAGES, updates=3, frozen=True)) == []
 
 
-@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("frozen", [None, mednorm.freeze, lambda network: mednorm.convert(network, to="frozen")])
 def test_the_remedy_makes_the_statistics_those_of_the_images(frozen):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4))
     loader = list((5 + 3 * torch.randn(32, 1, 12, 12)).split(8))
     network(loader[0])
     if frozen:
-        mednorm.freeze(network)
+        frozen(network)
     (finding,) = found_in(RULE, network.eval(), *loader)
     run(finding.remedy, model=network, loader=loader)
     expected = network[0](torch.cat(loader)).mean((0, 2, 3))
