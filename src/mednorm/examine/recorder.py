@@ -16,9 +16,9 @@ from mednorm.examine.pooling import (
     by_image,
     channels,
     joined,
-    kept,
     merged,
     of_layer,
+    only,
     per_sample,
     pooled,
     seen_in,
@@ -121,7 +121,7 @@ class Recorder:
             for part in parts:
                 finite = (part.mean.isfinite() & part.m2.isfinite()).all(1, keepdim=True)
                 self._odd[name] = joined(
-                    self._odd.get(name), seen_in(kept(part.to("cpu").to(torch.float64), finite.to("cpu")))
+                    self._odd.get(name), seen_in(only(part.to("cpu").to(torch.float64), finite.to("cpu")))
                 )
 
     def seen(self, name: str) -> Seen | None:
@@ -190,7 +190,7 @@ class Recorder:
         kept = self._all_channels(finite)
         for name in odd:
             kept[:, self._columns[name]] = False
-        return kept(rows, kept)
+        return only(rows, kept)
 
     def _all_channels(self, true: Tensor) -> Tensor:
         """Say for each channel whether something is true of all channels of its layer; ``(…, ΣC)``."""

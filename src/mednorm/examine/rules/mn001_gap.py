@@ -16,9 +16,9 @@ from mednorm.examine.rules.remedies import RECALIBRATE
 # batches' own statistics, for which the running ones are not to blame, is in the middle layer: it is about one time.
 WARNING, ERROR = 0.5, 1.0
 OVER_NOISE, FAR_OVER_NOISE = 3, 6
-# How much better the metric is with batch statistics; and as many whole images' worth at least.
+# How much better the metric is with batch statistics; and as many images' worth at least.
 LOST, MUCH = 0.05, 0.1
-IMAGES, MORE_IMAGES = 2, 3
+IMAGES, MORE_IMAGES = 2, 2.5
 # Share of the gap from which on a layer is named.
 SHARE = 0.1
 
