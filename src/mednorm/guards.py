@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import random
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import chain
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -32,6 +36,61 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+@contextmanager
+def untouched(network: nn.Module, parameters: Iterable[nn.Parameter] = ()) -> Iterator[None]:
+    """Put a network in evaluation mode without gradients, and give everything back: modes, buffers, random states.
+
+    What was compiled runs uncompiled meanwhile: its code would not see hooks.
+
+    Args:
+        network: the network.
+        parameters: those that may be changed inside, to be given back too.
+
+    Example:
+        >>> network = nn.Sequential(nn.BatchNorm2d(1), nn.Dropout())
+        >>> with untouched(network):
+        ...     network[0].running_mean.fill_(3), network[1].training
+        (tensor([3.]), False)
+        >>> network[0].running_mean, network[1].training
+        (tensor([0.]), True)
+
+    """
+    buffers = [(module, dict(module._buffers)) for module in network.modules()]
+    tensors = [buffer for _, named in buffers for buffer in named.values() if buffer is not None]
+    values = [(tensor, tensor.detach().clone()) for tensor in (*tensors, *parameters)]
+    try:
+        with random_state_kept(network), evaluation_mode(network), uncompiled():
+            yield
+    finally:
+        for module, named in buffers:
+            module._buffers.update(named)
+        with torch.no_grad():
+            for tensor, value in values:
+                if not torch.equal(tensor, value):  # written to only if need be: a graph may still hold it
+                    tensor.copy_(value)
+
+
+def uncompiled() -> AbstractContextManager[object]:
+    """Let nothing run compiled; nothing can where PyTorch's compiler, which takes seconds to import, never was."""
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return stance
+
+
+@contextmanager
+def random_state_kept(network: nn.Module) -> Iterator[None]:
+    """Give every random generator its state back: passes in a row then see the same crops in the same order."""
+    pythons, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002
+    devices = {tensor.device.index for tensor in chain(network.parameters(), network.buffers()) if tensor.is_cuda}
+    try:
+        with torch.random.fork_rng(devices=sorted(devices)):
+            yield
+    finally:
+        random.setstate(pythons)
+        np.random.set_state(numpys)  # noqa: NPY002
 
 
 @contextmanager

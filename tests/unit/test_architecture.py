@@ -35,7 +35,7 @@ RANKS = {
     "functional": 4,
     "layers": 5,
     "lean": 6,
-    "guards": 7,
+    "guards": 5,
     "monai": 7,
     "surgery": 7,
     "population": 7,

@@ -18,7 +18,7 @@ from mednorm.advise.step import Loss, MakeOptimizer, Trainer, cost_of_weights, l
 from mednorm.advise.wording import decide
 from mednorm.errors import ConfigError
 from mednorm.examine.probe import probe
-from mednorm.examine.untouched import random_state_kept
+from mednorm.guards import random_state_kept
 from mednorm.lean.activations import hooks_are_free
 from mednorm.lean.network import is_lean
 from mednorm.memory import available, in_use

@@ -15,8 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from mednorm.examine.records import Gap, Probed
 from mednorm.examine.state import holds_still
-from mednorm.examine.untouched import untouched
-from mednorm.guards import batch_statistics, norms_with_running_statistics
+from mednorm.guards import batch_statistics, norms_with_running_statistics, untouched
 from mednorm.moments import Moments
 from mednorm.population.batches import Batch, Batches, call
 from mednorm.surgery.watch import same_random_numbers

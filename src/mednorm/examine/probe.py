@@ -18,7 +18,7 @@ from mednorm.examine.records import Layer, Probed, State, Surroundings
 from mednorm.examine.state import state_of
 from mednorm.examine.step import few, fits, updates_in_a_step
 from mednorm.examine.surroundings import surroundings
-from mednorm.examine.untouched import untouched
+from mednorm.guards import untouched
 from mednorm.population.batches import Batch, Batches, call
 
 _EVERY = 3  # of so many batches one is run in both modes: of two, a probe would take more than two evaluations

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map
 
 from mednorm.examine.gap import channels_of
-from mednorm.examine.untouched import random_state_kept, uncompiled
+from mednorm.guards import random_state_kept, uncompiled
 from mednorm.population.batches import Batch, call, device_of
 
 _HELD = 6  # memory that a training step holds at once, over that of what reaches its normalization layers

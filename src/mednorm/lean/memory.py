@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import random
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -18,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 from mednorm.errors import ConfigError
+from mednorm.guards import random_state_kept
 from mednorm.lean.activations import Observer, hooks_are_free
 from mednorm.lean.report import ActivationMemory, LayerMemory
 from mednorm.lean.saved import Saved
@@ -79,7 +78,7 @@ def _kept(model: nn.Module, inputs: tuple[Any, ...], lean: bool) -> dict[str, in
             _follow(module, name, inside)
     saved: list[tuple[str, weakref.ref[Saved]]] = []
     observer = Observer(lambda each: saved.append((inside[-1], weakref.ref(each))))
-    with _random_state_kept(model), ExitStack() as stack:
+    with random_state_kept(model), ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(saved_tensors_hooks(observer.pack, Saved.get))
         if lean:
@@ -133,16 +132,3 @@ def _copied(model: nn.Module) -> nn.Module:
             f"activation_memory: expected a network that can be copied, got {type(error).__name__}: {error}"
         ) from error
     return twin
-
-
-@contextmanager
-def _random_state_kept(model: nn.Module) -> Iterator[None]:
-    """Give every generator its state back, whatever happens."""
-    pythons, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002
-    devices = {tensor.device.index for tensor in chain(model.parameters(), model.buffers()) if tensor.is_cuda}
-    try:
-        with torch.random.fork_rng(devices=sorted(devices)):
-            yield
-    finally:
-        random.setstate(pythons)
-        np.random.set_state(numpys)  # noqa: NPY002

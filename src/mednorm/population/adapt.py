@@ -15,11 +15,11 @@ from mednorm.layers.tracking import ProcessGroup, others_of
 from mednorm.population.batches import Batches, Prepare, device_of
 from mednorm.population.judge import Activation, Judged, Metric, judge
 from mednorm.population.layers import Layers, bare, learned_by
+from mednorm.population.own_statistics import own_statistics
 from mednorm.population.recalibrate import both, check_common, not_worse
 from mednorm.population.renewal import Order, Plan, Statistics, renewed
 from mednorm.population.report import AdaptReport
 from mednorm.population.tent import collapsed, minimise_entropy
-from mednorm.population.untouched import own_statistics
 from mednorm.surgery.where import Where
 
 Method = Literal["statistics", "mix", "tent"]

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from mednorm.errors import ConfigError, DataError
+from mednorm.guards import random_state_kept
 from mednorm.layers.tracking import ProcessGroup
 from mednorm.population.batches import Batch, call, device_of
 from mednorm.population.processes import summed, together
-from mednorm.population.untouched import random_state_kept
 
 Metric = Callable[[Any, Any], float]
 Activation = Literal["softmax", "sigmoid"]

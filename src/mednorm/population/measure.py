@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mednorm.guards import random_state_kept
 from mednorm.layers import DomainBatchNorm, RangeBatchNorm
 from mednorm.layers.tracking import ProcessGroup, others_of
 from mednorm.moments import Moments, broadcast_mask
 from mednorm.population.batches import Batch, call, device_of
 from mednorm.population.processes import summed, together
-from mednorm.population.untouched import random_state_kept
 
 _AT_ONCE = 2**22  # values that are held in float64 beside a tensor, 32 MiB twice
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mednorm.errors import ConfigError, DataError
+from mednorm.guards import untouched
 from mednorm.layers import BatchNorm, DomainBatchNorm
 from mednorm.layers.tracking import ProcessGroup
 from mednorm.moments import Moments
@@ -21,8 +22,8 @@ from mednorm.population.distance import distance
 from mednorm.population.judge import Judged
 from mednorm.population.layers import Layers, layers_of, learned_by
 from mednorm.population.measure import Seen, observe
+from mednorm.population.own_statistics import own_statistics
 from mednorm.population.report import RenewedLayer
-from mednorm.population.untouched import own_statistics, untouched
 from mednorm.surgery.conversion import LeftLayer
 from mednorm.surgery.where import Where
 

@@ -12,7 +12,7 @@ from mednorm.errors import ConfigError, DataError
 from mednorm.population.batches import Batch, call
 from mednorm.population.judge import Activation, entropy_of
 from mednorm.population.layers import Layers, learned_by
-from mednorm.population.untouched import own_statistics
+from mednorm.population.own_statistics import own_statistics
 
 
 def minimise_entropy(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from mednorm.examine.untouched import random_state_kept, untouched
+from mednorm.guards import random_state_kept, untouched
 from tests.unit.examine.looking import everything, head
 
 
