@@ -1,8 +1,8 @@
 """A network that works in training and fails in the clinic: a hospital left out, its scanner at another gain.
 
 Trains the brain task without one hospital, on images scaled by the training's mean and spread, then judges it on that
-hospital's images as they are and at another gain and offset; examines it there; adapts it to half of the hospital's
-patients, without their labels; and judges it on the other half. Writes benchmarks/results/clinic.json.
+hospital's images as they are and as three other scanners would give them; examines it there; adapts it to half of the
+hospital's patients, without their labels; and judges it on the other half. Writes benchmarks/results/clinic.json.
 
     python benchmarks/clinic.py --data brain            # three seeds; a folder with a manifest.csv that names sites
     python benchmarks/clinic.py --data brain --smoke    # one seed, small images, to see that it runs
@@ -24,7 +24,8 @@ from mednorm.cli.app import run
 from mednorm.training.evaluation import evaluate_run
 from mednorm.training.treatment import treat_run
 
-HOSPITAL, GAIN, OFFSET = "HT", 0.4, 20.0
+HOSPITAL = "HT"
+SCANNERS = ((0.4, 0.0), (0.4, 20.0), (0.5, 60.0))  # gain, and offset in grey values of 255
 RESULTS = Path(__file__).parent / "results" / "clinic.json"
 
 
@@ -58,29 +59,24 @@ def scanner(source: Path, out: Path, site: str, gain: float, offset: float) -> P
     return manifest
 
 
-def measure(seed: int, data: Path, same: Path, other: Path, folder: Path, options: list[str]) -> dict[str, object]:
-    """Train, judge, examine, treat and judge again with one seed."""
-    trained, treated = folder / f"seed{seed}", folder / f"seed{seed}-treated"
-    told = ["--holdout-site", HOSPITAL, "--scaling", "training", "--seed", str(seed), *options]
-    assert run(["train", "brain", "--data", str(data), "--out", str(trained), *told]) == 0
-    done = treat_run(trained, str(other), "all", folder / f"seed{seed}-all")
+def measure(trained: Path, same: Path, other: Path) -> dict[str, object]:
+    """Examine a run at another scanner, treat it, and judge it before and after."""
+    everything, treated = (trained.with_name(f"{trained.name}-{other.parent.name}-{what}") for what in ("all", "half"))
+    done = treat_run(trained, str(other), "all", everything)
     first = done.before.findings[0]
     treat_run(trained, str(other), "train", treated, fix=["MN004"], site=HOSPITAL)
-    dice = {
-        "as it was": evaluate_run(trained, str(same), "test").metrics["dice"],
-        "other scanner": evaluate_run(trained, str(other), "test").metrics["dice"],
-        "treated": evaluate_run(treated, str(other), "test").metrics["dice"],
-    }
-    was, now, then = dice.values()
+    was, now, then = (
+        evaluate_run(run, str(data), "test").metrics["dice"]
+        for run, data in ((trained, same), (trained, other), (treated, other))
+    )
     assert was is not None
     assert now is not None
     assert then is not None
     return {
-        "seed": seed,
         "code": first.code,
         "site": done.site,
         "distance": first.evidence[0].value,
-        "dice": dice,
+        "dice": {"as it was": was, "other scanner": now, "treated": then},
         "recovered": (then - now) / (was - now),
     }
 
@@ -90,19 +86,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the brain task's manifest.csv")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--work", type=Path, help="folder of the runs, with which this goes on where it was")
+    parser.add_argument("--work", type=Path, help="folder of the runs; those that are trained are not trained again")
     parser.add_argument("--smoke", action="store_true", help="one seed, small images, one epoch")
     told = parser.parse_args()
     seeds, options = (range(3), ["--epochs", "5"]) if not told.smoke else (range(1), ["--epochs", "1"])
     options += ["--image-size", "32,32"] if told.smoke else []
+    runs = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = told.work or Path(scratch)
         same = scanner(told.data, folder / "same", HOSPITAL, 1.0, 0.0)
-        other = scanner(told.data, folder / "other", HOSPITAL, GAIN, OFFSET)
-        runs = [measure(seed, told.data, same, other, folder, options) for seed in seeds]
-    about = {"mednorm": __version__, "hospital": HOSPITAL, "gain": GAIN, "offset": OFFSET, "options": options}
+        for seed in seeds:
+            trained = folder / f"seed{seed}"
+            asked = ["--holdout-site", HOSPITAL, "--scaling", "training", "--seed", str(seed), *options]
+            assert run(["train", "brain", "--data", str(told.data), "--out", str(trained), *asked]) == 0
+            for gain, offset in SCANNERS:
+                other = scanner(told.data, folder / f"gain{gain}-offset{offset}", HOSPITAL, gain, offset)
+                runs.append({"gain": gain, "offset": offset, "seed": seed} | measure(trained, same, other))
+                print(json.dumps(runs[-1]), flush=True)
+    about = {"mednorm": __version__, "hospital": HOSPITAL, "options": options}
     told.out.write_text(json.dumps({"about": about, "runs": runs}, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(runs, indent=1))
 
 
 if __name__ == "__main__":

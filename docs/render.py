@@ -11,6 +11,7 @@ A *part* fills the lines between `<!-- render: NAME -->` and `<!-- end -->`:
 | `benchmark layers` | what `mednorm bench layers` wrote to benchmarks/results/layers.json; so family, steps, statistics, inference, startup, allocators |
 | `speed en` | the same in short, layers and steps |
 | `clinic` | benchmarks/results/clinic.json |
+| `rules index`, `rules broken`, `rules healthy` | the rules of an examination; benchmarks/results/broken.json |
 | `function FILE NAME` | a function of a program |
 | `fine_tuning en` | benchmarks/results/fine_tuning.json |
 | `FILE table en` | every arm of docs/results/FILE.json |
@@ -49,7 +50,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from rendering import benchmarks, claims, clinic, code, family, figures, speed, tables
+from rendering import benchmarks, claims, clinic, code, family, figures, rules, speed, tables
 from rendering.source import RESULTS, ROOT, PartError, Source
 
 _TWINS = (
@@ -70,6 +71,7 @@ PAGES = (
     "docs/how-to/which-layer.md",
     "docs/reference/tasks.md",
     "docs/results/README.md",
+    "docs/rules/README.md",
     "docs/tutorials/clinic.md",
 )
 PART = re.compile(r"(<!-- render: (?P<name>[^>\n]+?) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
@@ -89,6 +91,7 @@ _BY_LANGUAGE: dict[str, Callable[..., str]] = {
 _WHOLE = {"sentences": tables.sentences, "headlines": tables.headlines, "cautions": tables.cautions}
 _PROGRAMS = {"example": "examples", "snippet": "docs/snippets"}
 _CODE = {"tasks": code.tasks, "presets": code.presets, "networks": code.networks, "clinic": clinic.clinic}
+_RULES = {"index": rules.index, "broken": rules.broken, "healthy": rules.healthy}
 
 
 def part(source: Source, name: str) -> str:
@@ -105,6 +108,8 @@ def part(source: Source, name: str) -> str:
         return code.program(_PROGRAMS[first], rest[0])
     if name in _CODE:
         return _CODE[name]()
+    if first == "rules" and len(rest) == 1 and rest[0] in _RULES:
+        return _RULES[rest[0]]()
     if first == "function" and len(rest) == 2:
         return clinic.function(*rest)
     if first == "fine_tuning" and len(rest) == 1 and rest[0] in LANGUAGES:

@@ -11,7 +11,7 @@ from rendering.tables import markdown
 
 
 def clinic() -> str:
-    """Show every seed: Dice before, with the other scanner, and treated; what was found first, and where.
+    """Show every scanner and seed: what was found first, and Dice before, with that scanner, and treated.
 
     Raises:
         PartError: the file is not there.
@@ -21,21 +21,24 @@ def clinic() -> str:
     if not path.exists():
         raise PartError("benchmarks/results/clinic.json is missing. Run python benchmarks/clinic.py --data brain.")
     runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
-    headers = ["seed", "first finding", "site", "distance, σ", *runs[0]["dice"], "of the loss, recovered"]
-    rows = [
-        [
-            str(run["seed"]),
-            f"`{run['code']}`",
-            run["site"],
-            f"{run['distance']:.2f}",
-            *(f"{value:.3f}" for value in run["dice"].values()),
-            f"{run['recovered']:.0%}",
-        ]
-        for run in runs
-    ]
-    means = [f"{mean(run['dice'][name] for run in runs):.3f}" for name in runs[0]["dice"]]
-    rows.append(["mean", "", "", f"{mean(run['distance'] for run in runs):.2f}", *means, ""])
+    headers = ["scanner", "seed", "first finding", "distance, σ", *runs[0]["dice"], "recovered"]
+    rows = []
+    for gain, offset in dict.fromkeys((run["gain"], run["offset"]) for run in runs):
+        same = [run for run in runs if (run["gain"], run["offset"]) == (gain, offset)]
+        for run in same:
+            found = f"`{run['code']}` at {run['site']}"
+            figures = [run["distance"], *run["dice"].values()]
+            scanner = f"gain {gain:g}, offset {offset:g}" if run is same[0] else ""
+            rows.append([scanner, str(run["seed"]), found, *_three(figures), f"{run['recovered']:.0%}"])
+        dice = [mean(run["dice"][name] for run in same) for name in runs[0]["dice"]]
+        was, now, then = dice
+        distance = mean(run["distance"] for run in same)
+        rows.append(["", "mean", "", *_three([distance, *dice]), f"{(then - now) / (was - now):.0%}"])
     return markdown(headers, rows, left=3)
+
+
+def _three(figures: list[float]) -> list[str]:
+    return [f"{figure:.3f}" for figure in figures]
 
 
 def function(file: str, name: str) -> str:

@@ -15,8 +15,9 @@ def treat(
     run: Annotated[Path, typer.Argument(help="Folder of a run, such as results/runs/batch-none-b8-s0.", metavar="RUN")],
     data: o.Data = None,
     split: Annotated[
-        Literal["train", "val", "test", "all"], typer.Option("--split", help="Which images to treat it by.")
-    ] = "all",
+        Literal["train", "val", "test", "all"] | None,
+        typer.Option("--split", help="Which images to treat it by; all, or of its own data train, unless given."),
+    ] = None,
     fix: Annotated[
         str | None,
         typer.Option("--fix", help="Codes of what to treat, such as MN001,MN004; what is found, unless given."),
@@ -55,7 +56,7 @@ def treat(
         done = treat_run(
             run,
             data,
-            split,
+            split or ("train" if data is None else "all"),
             out,
             fix=o.words(fix),
             site=site,

@@ -16,6 +16,7 @@ COMMANDS = [
     ["evaluate"],
     ["examine"],
     ["predict"],
+    ["treat"],
     ["advise"],
     ["report"],
     ["bench"],
