@@ -48,7 +48,7 @@ CASES: dict[str, tuple[Build, tuple[int, ...]]] = {
     "the article's CNN": (CNN, (1, 64, 64)),
 }
 RESULTS = Path(__file__).parent / "results" / "advise.json"
-IMAGES, STEPS = 64, 8
+IMAGES, STEPS = 64, 5
 
 
 def data(name: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:

@@ -54,9 +54,10 @@ class PeakMemory:
 
 
 def in_use(device: torch.device) -> int | None:
-    """Return the bytes that this process holds on a device; None where that is unknown."""
+    """Return the bytes that this process holds on a device, without what it can give back; None where unknown."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
+    _give_back()
     held = _resident("VmRSS")
     return None if held is None else int(held * _MEGABYTE)
 
@@ -77,14 +78,19 @@ def available(device: torch.device) -> int | None:
 
 def _reset_high_water_mark() -> bool:
     """Return whether the system has a mark that could be reset."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # another C library has no such call
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    _give_back()
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return False
     return True
+
+
+def _give_back() -> None:
+    """Return what is free to the system."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # another C library has no such call
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _resident(field: str) -> float | None:

@@ -6,8 +6,12 @@ from typing import Any
 
 import keras
 import numpy as np
+import pytest
 
 BACKEND = keras.backend.backend()
+
+# What a program makes of wrong input, and how a benchmark counts, does not depend on the backend.
+once = pytest.mark.skipif(BACKEND != "tensorflow", reason="does not depend on the backend: runs on TensorFlow's")
 
 
 def to_numpy(tensor: Any) -> np.ndarray:

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.keras.backends import once
+
 ROOT = Path(__file__).resolve().parents[2]
 LUNG = ROOT.parent / "shared" / "data" / "lung" / "pneumoniamnist.npz"
 ROW = re.compile(r"^(\w+) +(\d+) +(\d\.\d{3}) +\d+\.\d$", re.MULTILINE)
@@ -47,6 +49,7 @@ def arrays(**changed):
 
 
 @pytest.mark.slow
+@once
 def test_on_brain_patches_batch_normalization_learns_and_the_differences_are_those_of_the_table():
     text = printed("--epochs", 6, "--seeds", 2)
     found = accuracies(text)
@@ -61,6 +64,7 @@ def test_on_brain_patches_batch_normalization_learns_and_the_differences_are_tho
 
 
 @pytest.mark.slow
+@once
 def test_no_test_patch_is_a_training_patch_and_the_pytorch_side_is_not_imported():
     script = (
         "import sys; sys.path.insert(0, sys.argv[1]); import article_cnn; made = article_cnn.patches()\n"
@@ -108,11 +112,13 @@ def test_a_file_of_colour_images_and_another_normalization_are_trained_on(tmp_pa
     ],
     ids=["test label", "negative label", "flat labels", "float images", "two sizes", "flat images", "pickle"],
 )
+@once
 def test_wrong_arrays_are_one_line_that_ends_in_what_was_received(tmp_path, changed, received):
     np.savez(tmp_path / "images.npz", **arrays(**changed))
     refused("--data", tmp_path / "images.npz", received=received)
 
 
+@once
 def test_a_missing_array_file_or_format_is_one_line(tmp_path):
     np.savez(tmp_path / "few.npz", train_images=np.zeros(3))
     (tmp_path / "text.npz").write_text("no images")
@@ -122,6 +128,7 @@ def test_a_missing_array_file_or_format_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("option", [("--epochs", 0), ("--seeds", 0), ("--images", -1), ("--normalization", "bm")])
+@once
 def test_a_wrong_option_is_one_line(option):
     refused(*option, received=option[0])
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.keras.backends import once
+
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = {"BNLayer", "RangeBNLayer", "MovingBNLayer 4", "MovingBNLayer 16", "BatchRenormLayer"}
 WAYS = {("tensorflow", "auto"), ("tensorflow", True), ("jax", "auto"), ("torch", "auto")}
@@ -34,6 +36,7 @@ def check(case):
 
 
 @pytest.mark.slow
+@once
 def test_a_short_round_measures_every_layer_in_every_case(tmp_path):
     out, backend = tmp_path / "keras.json", os.environ["KERAS_BACKEND"]
     command = [sys.executable, ROOT / "benchmarks" / "keras_layers.py", "--smoke", "--out", out]

@@ -96,21 +96,22 @@ def advise_batch_size(
         raise ConfigError(f"enough: expected a noise above 0 σ, got {enough!r}.")
     tell = progress or (lambda line: None)
     make, device = optimizer_maker(optimizer), device_of(model)
-    wanted, most = _limits(memory, model, device, states=_STATES.get(optimizer or "adam", 0))
+    wanted, most = _limits(memory, model, device, in_use(device), states=_STATES.get(optimizer or "adam", 0))
     batches = Batches(loader, device, image=image, label=label, site=site, prepare=prepare, limit=limit)
+    batch = largest_images(batches)
+    with random_state_kept(model), torch.compiler.set_stance("force_eager"):
+        trainer = Trainer(model, batch, loss, make)
+        held = trainer.held()  # before the search for noise, which leaves free heap between its blocks
     probed = probe(
         model, batches, compare=0, try_step=False, progress=lambda done: tell(f"noise of the layers: batch {done}")
     )
     sufficient = smallest_sufficient(probed, enough)
-    batch = largest_images(batches)
 
     def measured(lean: bool) -> Any:
-        trainer = Trainer(model, batch, loss, make, lean=lean)
-        held = in_use(device) or 0
         return grow(
-            trainer.measure,
+            (Trainer(model, batch, loss, make, lean=True, held=held) if lean else trainer).measure,
             most,
-            held - trainer.copied,
+            held,
             seconds,
             lambda size: tell(f"memory{', lean' if lean else ''}: {size} image{'s' * (size > 1)} in a step"),
         )
@@ -152,9 +153,11 @@ def fits(found: MemoryFit, limit: float) -> int:
     return found.largest(limit, max(MARGIN, abs(found.error or 0.0)))
 
 
-def _limits(memory: str | float | None, model: nn.Module, device: torch.device, states: int) -> tuple[int, int]:
+def _limits(
+    memory: str | float | None, model: nn.Module, device: torch.device, held: int | None, states: int
+) -> tuple[int, int]:
     """Return the limit of the advice, and that of what is run to find out, which this machine must have."""
-    held, free = in_use(device), available(device)
+    free = available(device)
     here = None if held is None or free is None else held + int((1 - _LEFT) * free)
     if memory is None:
         if here is None:

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from mednorm.advise.fit import Measured
 from mednorm.errors import ConfigError
 from mednorm.lean import lean_activations
-from mednorm.memory import PeakMemory
+from mednorm.memory import PeakMemory, in_use
 from mednorm.population.batches import Batch, call, device_of
 
 Loss = Callable[[Any, Any], Tensor]
@@ -86,6 +86,7 @@ class Trainer:
         loss: of outputs and labels; None for the mean of the outputs' squares, which takes as little as any.
         optimizer: makes it of parameters.
         lean: with lean activations.
+        held: bytes that a training would begin with; None for what this process holds once warm.
 
     Raises:
         ConfigError: the network cannot be copied, has no weights yet, or none that learn; or a loss without labels.
@@ -93,10 +94,17 @@ class Trainer:
     """
 
     def __init__(
-        self, network: nn.Module, batch: Batch, loss: Loss | None, optimizer: MakeOptimizer, lean: bool = False
+        self,
+        network: nn.Module,
+        batch: Batch,
+        loss: Loss | None,
+        optimizer: MakeOptimizer,
+        lean: bool = False,
+        held: int | None = None,
     ) -> None:
         if loss is not None and batch.labels is None:
             raise ConfigError("loss: expected batches with labels, got none. Say label='…' with the key they have.")
+        self._held = held
         self._network = _copied(network)
         if not self._network.training:  # one that trains as a whole keeps the mode of each part, such as frozen ones
             self._network.train()
@@ -106,27 +114,57 @@ class Trainer:
         self._batch, self._loss, self._lean = batch, loss, lean
         self._optimizer = optimizer(learning)
         tensors = chain(self._network.parameters(), self._network.buffers())
-        self.copied = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        self._copied = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def held(self) -> int:
+        """Return the bytes that a training begins with, at the first call after a step of the smallest batch.
+
+        That step loads libraries and compiles kernels, which stay. The copy and the optimizer's state do not count.
+        """
+        if self._held is None:
+            device = device_of(self._network)
+            for images in (1, 2):  # some networks refuse one
+                try:
+                    self._step(of_size(self._batch, images), device)
+                except torch.OutOfMemoryError:
+                    pass
+                except ValueError:
+                    if images == 1:
+                        continue
+                    raise
+                break
+            self._optimizer.zero_grad(set_to_none=True)
+            self._held = max(0, (in_use(device) or 0) - self._copied - self._state())
+        return self._held
 
     def measure(self, images: int) -> Measured:
-        """Run some steps of so many images. The copy's weights do not count: the network itself has them, too.
+        """Run some steps of so many images.
+
+        The peak is what a training would begin with, the optimizer's state, and the rise during these steps. So neither
+        the copy counts nor what earlier sizes and the search for noise have left of free heap between its blocks.
 
         Raises:
             ConfigError: neither a GPU nor Linux, which alone tell the peak.
 
         """
-        device = device_of(self._network)
+        device, held = device_of(self._network), self.held()
         batch = of_size(self._batch, images)
         self._optimizer.zero_grad(set_to_none=True)
+        kept = self._state()
         peak = PeakMemory(device)
         seconds = [self._step(batch, device) for _ in range(STEPS)]
-        most = peak.total()
-        if most is None:
+        rise = peak.read()
+        if rise is None:
             raise ConfigError(
                 "advise_batch_size: expected a system that tells the peak memory of a process, which is Linux, or a "
                 "network on a GPU; got neither."
             )
-        return Measured(images, int(most * 2**20) - self.copied, statistics.median(seconds[1:]) / images)
+        return Measured(images, held + kept + int(rise * 2**20), statistics.median(seconds[1:]) / images)
+
+    def _state(self) -> int:
+        """Return the bytes of the optimizer's state that are there already, and not part of a rise."""
+        leaves = tree_leaves(list(self._optimizer.state.values()))
+        return sum(leaf.numel() * leaf.element_size() for leaf in leaves if isinstance(leaf, Tensor))
 
     def _step(self, batch: Batch, device: torch.device) -> float:
         _wait(device)

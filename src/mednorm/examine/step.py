@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import re
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +15,7 @@ from torch.utils._pytree import tree_map
 
 from mednorm.examine.gap import channels_of
 from mednorm.guards import random_state_kept, uncompiled
+from mednorm.memory import available
 from mednorm.population.batches import Batch, call, device_of
 
 _HELD = 6  # memory that a training step holds at once, over that of what reaches its normalization layers
@@ -68,8 +67,8 @@ def updates_in_a_step(network: nn.Module, batch: Batch, values: Mapping[str, int
 
 def fits(network: nn.Module, batch: Batch, values: Mapping[str, int]) -> bool:
     """Whether a training step would leave half of the memory there is, as far as that is known."""
-    available = _available(device_of(network))
-    return available is None or 2 * 4 * _HELD * batch.size * sum(values.values()) <= available
+    free = available(device_of(network))
+    return free is None or 2 * 4 * _HELD * batch.size * sum(values.values()) <= free
 
 
 def _counted(network: nn.Module, batch: Batch) -> dict[str, int]:
@@ -112,12 +111,3 @@ class _Counter:
         layer = self.layer
         held = (layer.running_mean, layer.running_var, layer.num_batches_tracked)
         return [tensor.detach().nan_to_num(torch.pi).clone() for tensor in held if tensor is not None]
-
-
-def _available(device: torch.device) -> int | None:
-    """Return the bytes that can be had on a device; None where that is unknown."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    meminfo = Path("/proc/meminfo")
-    found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text()) if meminfo.exists() else None
-    return 1024 * int(found[1]) if found else None

@@ -21,7 +21,7 @@ class Group:
         title: what is wrong.
         severity: the gravest.
         layers: names of the layers, in the order of the network; empty where it is about the network as a whole.
-        sites: that it is about.
+        sites: that it is about, the one farthest off first.
         first: the finding that shows it most, or that is about the network as a whole.
         worst: the layer that shows it most; empty where none is named.
         remedies: each once.
@@ -50,7 +50,7 @@ def groups(found: Examination) -> list[Group]:
                 title=titles.get(code, code),
                 severity=findings[0].severity,
                 layers=tuple(layer.name for layer in found.probed.layers if layer.name in here),
-                sites=tuple(sorted({finding.site for finding in findings if finding.site is not None})),
+                sites=tuple(dict.fromkeys(finding.site for finding in findings if finding.site is not None)),
                 first=findings[0],
                 worst=next((finding.layer for finding in findings if finding.layer), ""),
                 remedies=tuple(dict.fromkeys(finding.remedy for finding in findings if finding.remedy)),

@@ -82,7 +82,7 @@ def _by_rule(document: Json) -> list[Json]:
         findings = [finding for finding in document["findings"] if finding["code"] == code]
         remedies = list(dict.fromkeys(finding["remedy"] for finding in findings if finding["remedy"]))
         layers = list(dict.fromkeys(finding["layer"] for finding in findings if finding["layer"]))
-        sites = sorted({finding["site"] for finding in findings if finding["site"] is not None})
+        sites = list(dict.fromkeys(finding["site"] for finding in findings if finding["site"] is not None))
         made.append({"first": findings[0], "all": findings, "remedies": remedies, "layers": layers, "sites": sites})
     return made
 
