@@ -65,6 +65,7 @@ def untouched(network: nn.Module, parameters: Iterable[nn.Parameter] = ()) -> It
             yield
     finally:
         for module, named in buffers:
+            module._buffers.clear()  # also of what a forward pass has registered
             module._buffers.update(named)
         with torch.no_grad():
             for tensor, value in values:

@@ -107,6 +107,7 @@ class NormMonitor(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read what is around the layers."""
         self._forget()
+        self._looked = trainer.global_step - 1
         self._around = _around(pl_module, trainer.optimizers) if trainer.is_global_zero else {}
 
     def on_train_batch_start(
@@ -115,11 +116,13 @@ class NormMonitor(Callback):
         """Begin to measure if it is time."""
         self._times.begin()
         step = trainer.global_step
-        if not trainer.is_global_zero or (step + 1) % self.every_n_steps or step == self._looked:
-            return
-        if self.budget is not None and self._times.share > self.budget:
+        # By intervals that have been crossed: with two optimizers a batch may take two steps.
+        due = (step + 1) // self.every_n_steps > (self._looked + 1) // self.every_n_steps
+        if not trainer.is_global_zero or not due:
             return
         self._looked = step
+        if self.budget is not None and self._times.share > self.budget:
+            return
         self._recorder = self._recorder or Recorder(pl_module)
         self._before = _updates(self._recorder)
         self._open.enter_context(self._recorder)
@@ -147,7 +150,9 @@ class NormMonitor(Callback):
             name: None if now is None or was is None else now - was
             for (name, now), was in zip(_updates(recorder).items(), before.values(), strict=True)
         }
-        if trainer.accumulate_grad_batches > 1:  # then layers may wait for the end of the step
+        if not pl_module.automatic_optimization:  # a batch may come in parts, or once for each optimizer
+            moved = dict.fromkeys(moved)
+        elif trainer.accumulate_grad_batches > 1:  # then layers may wait for the end of the step
             moved = {name: count or None for name, count in moved.items()}
         self._judge(trainer, self._probed(pl_module, recorder, moved, images, trainer.world_size))
         self._times.end(looked=True)

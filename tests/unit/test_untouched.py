@@ -39,6 +39,13 @@ def test_a_buffer_that_is_no_number_stays_bit_by_bit_what_it_was():
     assert everything(network) == before
 
 
+def test_a_buffer_that_a_forward_pass_registers_is_gone_again():
+    network = nn.Sequential(nn.BatchNorm2d(2))
+    with untouched(network):
+        network[0].register_buffer("grid", torch.zeros(2))
+    assert list(network.state_dict()) == list(nn.Sequential(nn.BatchNorm2d(2)).state_dict())
+
+
 def test_every_generator_goes_on_where_it_was():
     def draw():
         return random.random(), np.random.rand(), torch.rand(()).item()  # noqa: NPY002

@@ -71,10 +71,11 @@ class Comparison:
 
     def gap(self) -> Gap | None:
         """Return what all batches showed together; None where there was none to compare."""
-        if not self._channels:
+        several = [pair for pair in self._channels.values() if int(pair[1].count.min()) > 1]  # one value has no scale
+        if not several:
             return None
-        apart = torch.cat([moments.variance + moments.mean.square() for moments, _ in self._channels.values()])
-        variance = torch.cat([moments.variance for _, moments in self._channels.values()])
+        apart = torch.cat([moments.variance + moments.mean.square() for moments, _ in several])
+        variance = torch.cat([moments.variance for _, moments in several])
         divergence = float((apart / scale_of(variance)).nan_to_num(nan=torch.inf, posinf=torch.inf).mean().sqrt())
         return Gap(self.batches, divergence, None if self._metrics is None else (self._metrics[0], self._metrics[1]))
 

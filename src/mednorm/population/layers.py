@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from itertools import chain
 
 from torch import nn
@@ -43,6 +45,7 @@ def layers_of(network: nn.Module, where: Where | None, who: str) -> tuple[Layers
     meant = {module for _, module in chosen(network, where, who)}
     layers: Layers = {}
     left = []
+    sharing = Counter(id(getattr(module, "running_mean", None)) for _, module in chosen(network, None, who))
     for name, module in chosen(network, None, who):
         if any(is_lazy(each) for each in chain(module.parameters(recurse=False), module.buffers(recurse=False))):
             raise ConfigError(
@@ -51,7 +54,7 @@ def layers_of(network: nn.Module, where: Where | None, who: str) -> tuple[Layers
             )
         if not isinstance(module, _BatchNorm | _InstanceNorm):
             continue
-        reason = _why_not(module) if module in meant else NOT_ASKED_FOR
+        reason = _why_not(module, sharing) if module in meant else NOT_ASKED_FOR
         if reason or not isinstance(module, _BatchNorm):
             left.append(LeftLayer(name, type(module).__name__, reason))
         else:
@@ -65,11 +68,13 @@ def learned_by(layer: nn.Module) -> tuple[str, ...]:
     return tuple(name for name, _ in layer.named_parameters(recurse=False) if name not in held)
 
 
-def _why_not(module: nn.Module) -> str:
+def _why_not(module: nn.Module, sharing: Mapping[int, int]) -> str:
     if isinstance(module, _InstanceNorm):
         return "it normalizes each image by itself"
     if getattr(module, "running_mean", None) is None or getattr(module, "running_var", None) is None:
         return "it keeps no running statistics"
+    if sharing[id(module.running_mean)] > 1:
+        return "it shares its running statistics with another layer, and what reaches the two differs"
     if isinstance(module, FrozenBatchNorm):
         return "its statistics never move, by its class"
     return "frozen: mednorm.unfreeze lets it go" if is_frozen(module) else ""

@@ -211,7 +211,7 @@ def _population(layer: _BatchNorm, moments: Moments) -> Statistics:
 
 
 def _check_drift(drift: float, name: str, plan: Plan) -> None:
-    if plan.drift_limit is not None and not drift <= plan.drift_limit:
+    if plan.drift_limit is not None and drift > plan.drift_limit:
         raise DataError(
             f"{plan.who}: expected images within drift_limit={plan.drift_limit:g} σ of what the network was trained "
             f"on, got {drift:.3g} σ at layer {name!r}. Are they scaled as in training? drift_limit=None adapts anyway."

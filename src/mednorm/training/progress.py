@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
@@ -24,10 +25,10 @@ def progress_display(**options: Any) -> Progress:
 
 
 @contextmanager
-def batch_count(text: str, **options: Any) -> Iterator[Callable[[int], None]]:
+def batch_count(text: str, console: Console) -> Iterator[Callable[[int], None]]:
     """Show how many batches were looked at, where how many there will be is not known; yield what to tell it by."""
     columns = TextColumn("{task.description}"), TextColumn("{task.completed} batches"), TimeElapsedColumn()
-    with Progress(*columns, transient=True, **options) as display:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as display:
         row = display.add_task(text, total=None)
         yield lambda done: display.update(row, completed=done)
 

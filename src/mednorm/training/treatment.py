@@ -16,7 +16,7 @@ from mednorm.data import Split
 from mednorm.errors import ConfigError, RunError
 from mednorm.examine.examination import Examination
 from mednorm.examine.examine import examine
-from mednorm.files import write_atomically
+from mednorm.files import make_folder, write_atomically
 from mednorm.population.adapt import Method, adapt
 from mednorm.population.recalibrate import recalibrate
 from mednorm.population.report import RecalibrationReport
@@ -107,7 +107,9 @@ def treat_run(
     """
     if out.exists():
         raise RunError(f"{out}: expected no such folder, as a new run is written there. Choose another --out.")
-    _check(fix)
+    fix = [code.upper() for code in fix or ()]
+    _check(fix, site, batch_size)
+    make_folder(out.parent)
     load = partial(loader_of_run, folder, data, batch_size=batch_size, device=device)
     network, loader, facts = load(split)
     look = partial(
@@ -119,11 +121,11 @@ def treat_run(
     )
     before = look(network, loader)
     found = before.by_code()
-    codes = tuple(fix) if fix else tuple(code for code in found if code in TREATED and _matters(before, code))
+    codes = tuple(fix) or tuple(code for code in found if code in TREATED and _matters(before, code))
     left = tuple(code for code in found if code not in TREATED and _matters(before, code))
     if not codes:
         return Treatment(None, (), None, None, before, None, left)
-    site = _site(before, site) if ADAPTED in codes else None
+    site = _site(before, site) if ADAPTED in codes or site is not None else None
     images: Iterable[Any] = loader if site is None else load(split, site=site)[1]
     held_out = None if validate is None else load(validate, site=site)[1]
     metric = None if held_out is None else facts.metric
@@ -139,13 +141,17 @@ def treat_run(
     return done
 
 
-def _check(fix: Sequence[str] | None) -> None:
-    unknown = [code for code in fix or () if code not in TREATED]
+def _check(fix: Sequence[str], site: str | None, batch_size: int | None) -> None:
+    unknown = [code for code in fix if code not in TREATED]
     if unknown:
         raise ConfigError(
             f"--fix: expected codes among {', '.join(TREATED)}, which other running statistics mend, got "
             f"{unknown[0]!r}. mednorm examine --explain {unknown[0]} says what mends it."
         )
+    if site is not None and fix and ADAPTED not in fix:
+        raise ConfigError(f"--site: expected {ADAPTED} in --fix, which adapts to a site, got {', '.join(fix)}.")
+    if batch_size is not None and batch_size < 1:
+        raise ConfigError(f"--batch-size: expected at least 1, got {batch_size}.")
 
 
 def _matters(examination: Examination, code: str) -> bool:

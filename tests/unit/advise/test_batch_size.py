@@ -1,12 +1,14 @@
 import gc
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from mednorm import BatchNorm, advise_batch_size
+from mednorm import advise_batch_size
 from mednorm.advise.batch_size import fits
 from mednorm.advise.fit import MemoryFit
 from mednorm.advise.step import Trainer, cost_of_weights, largest_images, of_size, optimizer_maker
@@ -102,13 +104,23 @@ def test_a_network_is_left_bit_identical_where_the_loader_raises():
     assert same(before, held(network))
 
 
-def test_the_predicted_peak_is_that_of_a_size_that_was_not_measured_within_ten_percent():
+def predict_and_measure():
+    """Print the prediction at 12 images, the peak there, and what of the prediction does not grow with the images."""
     network, images = large(), [torch.randn(2, 1, 256, 256)]
     advice = advise_batch_size(network, images, seconds=0)
     assert max(each.batch_size for each in advice.measured) == 8
     unseen = Trainer(network, next(iter(Batches(images))), None, torch.optim.Adam).measure(12)
-    assert unseen.peak - advice.memory.fixed > 130e6  # most of it is activations
-    assert advice.memory.at(12) == pytest.approx(unseen.peak, rel=0.1)
+    print(advice.memory.at(12), unseen.peak, advice.memory.fixed)
+
+
+def test_the_predicted_peak_is_that_of_a_size_that_was_not_measured_within_ten_percent():
+    # In a process of its own: the heap that other tests have left takes up some of the images.
+    code = "from tests.unit.advise.test_batch_size import predict_and_measure as run; run()"
+    command, root = [sys.executable, "-c", code], Path(__file__).parents[3]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120, cwd=root)
+    predicted, measured, fixed = map(float, done.stdout.split())
+    assert measured - fixed > 130e6  # most of it is activations
+    assert predicted == pytest.approx(measured, rel=0.1)
 
 
 def test_the_size_of_the_loader_is_the_one_in_use():
@@ -128,17 +140,6 @@ def test_memory_below_what_weights_need_is_refused_before_anything_runs():
     network.register_forward_hook(lambda *_: pytest.fail("the network was run"))
     with pytest.raises(ConfigError, match=r"memory: expected more than .* got 1\.0 MB"):
         advise_batch_size(network, loader(), "1MB")
-
-
-def test_a_lean_step_is_measured_to_take_less():
-    blocks = [layer for _ in range(3) for layer in (nn.Conv2d(32, 32, 1), BatchNorm(32), nn.ReLU())]
-    network, batch = nn.Sequential(*blocks), next(iter(Batches([torch.randn(2, 32, 128, 128)])))
-    peaks = []
-    for lean in (False, True):
-        trainer = Trainer(network, batch, None, torch.optim.Adam, lean=lean, held=0)
-        slope = trainer.measure(32).peak - trainer.measure(8).peak
-        peaks.append(slope)
-    assert peaks[0] - peaks[1] > 60 * 10**6  # the outputs of two ReLUs of 24 more images, of 50 MB each
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,8 @@ def test_a_change_that_lowers_the_metric_on_held_out_images_is_not_kept(trained,
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
+        (["--fix", "MN001", "--site", "south"], "--site: expected MN004 in --fix, which adapts to a site, got MN001."),
+        (["--batch-size", "0"], "--batch-size: expected at least 1, got 0."),
         (["--fix", "MN008"], "--fix: expected codes among MN001, MN002, MN006, MN007, MN014, MN004, which other"),
         (
             ["--fix", "MN004", "--site", "west"],

@@ -212,3 +212,14 @@ def test_a_metric_that_cannot_be_computed_leaves_the_network_as_it_was(label, me
     with pytest.raises(DataError, match=message):
         recalibrate(network, [images], validation=validation, metric=metric)
     assert everything_of(network) == before
+
+
+def test_layers_that_share_their_running_statistics_are_left_and_say_why():
+    network = nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1), nn.BatchNorm2d(1))
+    network[2].running_mean, network[2].running_var = network[0].running_mean, network[0].running_var
+    report = recalibrate(network, [3 + torch.randn(4, 1, 6, 6)])
+    assert [layer.name for layer in report.layers] == ["3"]
+    assert {(layer.name, layer.reason.split(",")[0]) for layer in report.left} == {
+        (name, "it shares its running statistics with another layer") for name in ("0", "2")
+    }
+    assert network[0].running_mean.item() == 0

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mednorm.examine.findings import Evidence, Finding, Rule, Severity
-from mednorm.examine.records import Layer, Probed
+from mednorm.examine.records import Layer, Probed, State
 
 # Share of a layer's channels: one of eight is said and no more. Sound networks trained here had none.
 INFO, WARNING, ERROR = 0.1, 0.3, 0.6
@@ -46,11 +46,23 @@ def constant(layer: Layer) -> Tensor:
 
 
 def _without_scale(layer: Layer) -> Tensor:
-    """Say where γ is next to 0; not in a layer that starts so on purpose and was not trained yet."""
+    """Say where γ is next to 0; not in a layer that starts so on purpose and is still on its way."""
     weight = layer.state.weight
-    if weight is None or layer.state.updates == 0:
+    if weight is None or starting_at_zero(layer.state):
         return torch.zeros(layer.channels, dtype=torch.bool)
     return weight.abs() < GAMMA
+
+
+def starting_at_zero(state: State) -> bool:
+    """Tell whether γ was 0 at first, as the last of a residual block may be, and training has hardly moved it.
+
+    Then β, which starts at 0 too, is as small; what was pruned is 0 and stays so.
+    """
+    if state.weight is None or state.updates == 0:
+        return True
+    largest = float(state.weight.abs().max())
+    moved = 0.0 if state.bias is None else float(state.bias.abs().max())
+    return 0 < largest < GAMMA and moved < GAMMA
 
 
 def _never_positive(layer: Layer) -> Tensor:

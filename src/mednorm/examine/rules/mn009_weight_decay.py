@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from mednorm.examine.findings import Evidence, Finding, Rule
 from mednorm.examine.records import Layer, Probed
+from mednorm.examine.rules.mn005_dead_channels import starting_at_zero
 from mednorm.examine.rules.noise import median
 
 # Median |γ|, of the initial 1, below which decay has visibly taken it away.
@@ -24,8 +25,8 @@ def check(probed: Probed) -> Iterator[Finding]:
 
 def _on_affine(layer: Layer, decay: float) -> Finding:
     scale = None if layer.state.weight is None else median(layer.state.weight.abs())
-    shrunk = scale is not None and scale < SHRUNK and layer.state.updates != 0
-    told = f" The median |γ| is {scale:.2g}, of an initial 1." if shrunk else ""
+    shrunk = scale is not None and scale < SHRUNK and not starting_at_zero(layer.state)
+    told = f" The median |γ| is {scale:.2g}." if shrunk else ""
     gamma = [] if scale is None else [Evidence("median |γ|", scale, SHRUNK if shrunk else None)]
     return Finding(
         "MN009",

@@ -54,11 +54,12 @@ def _moving(layers: list[Layer]) -> Iterator[Finding]:
     for layer in layers:
         updates = layer.around.updates_a_step
         if updates or (updates is None and layer.state.training):
+            when = "" if layer.state.training else " in training mode"
             yield Finding(
                 "MN011",
                 "warning",
                 layer.name,
-                "Its γ and β, and the weights before it, are frozen, but its running statistics move with every "
+                f"Its γ and β, and the weights before it, are frozen, but{when} its running statistics move with every "
                 "training batch: what the frozen part computes drifts all the same.",
                 (Evidence("updates a step", updates or 1, 0, "updates"),),
                 f'mednorm.freeze(model, affine=True, where="{layer.name}")',

@@ -29,13 +29,16 @@ def test_channels_that_all_speak_are_no_finding(images):
 
 @pytest.mark.parametrize(("dead", "severity"), [(1, "info"), (3, "warning"), (5, "error"), (8, "error")])
 def test_the_share_of_channels_without_scale_decides_how_grave_it_is(images, dead, severity):
-    (finding,) = findings(RULE, layer_of(norm(weight=(slice(dead), 5e-4)), images))
+    layer = norm(weight=(slice(dead), 5e-4), bias=(slice(None), 0.1))
+    (finding,) = findings(RULE, layer_of(layer, images))
     assert finding.severity == severity
     assert finding.evidence[0].value == 100 * dead / 8
 
 
 def test_a_residual_branch_that_starts_at_0_on_purpose_is_no_finding(images):
     assert said(RULE, layer_of(norm(weight=(slice(None), 0.0)), images, updates=0)) == []
+    assert said(RULE, layer_of(norm(weight=(slice(None), 2e-4)), images, updates=50)) == []  # still on its way
+    assert said(RULE, layer_of(norm(weight=(slice(None), 0.0)), images, updates=50)) == [("norm", "error")]  # pruned
 
 
 def test_a_constant_input_counts_whatever_its_value(images):
