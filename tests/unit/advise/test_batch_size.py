@@ -34,11 +34,6 @@ def small(norm=nn.BatchNorm2d):
     return nn.Sequential(nn.Conv2d(1, 4, 3), norm(4), nn.ReLU(), nn.Dropout(), nn.Conv2d(4, 2, 3))
 
 
-def large(width=16):
-    """Keeps about 13 MB of activations an image of 256²."""
-    return nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, 2, 1))
-
-
 def loader(size=10, batches=3, labels=False):
     images = torch.randn(4 * batches, 1, size, size)
     if labels:
