@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
+
+from mednorm.errors import ConfigError
 
 
 @contextmanager
@@ -140,3 +145,28 @@ def norms_with_running_statistics(network: nn.Module) -> list[_BatchNorm]:
     return [
         module for module in network.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None
     ]
+
+
+def copied(network: nn.Module, who: str, shared: Iterable[Any] = ()) -> nn.Module:
+    """Copy a network, but for its handles to other processes and whatever else the copy is to share.
+
+    Raises:
+        ConfigError: it cannot be copied, or has no weights yet.
+
+    """
+    same = {id(each): each for each in shared}
+    for name, module in network.named_modules():
+        if any(is_lazy(tensor) for tensor in chain(module._parameters.values(), module._buffers.values())):
+            raise ConfigError(
+                f"{who}: expected a network with weights, got {name or 'the network'} ({type(module).__name__}) "
+                "without: it is lazy. Call the network on a batch first."
+            )
+        if (group := vars(module).get("process_group")) is not None:
+            same[id(group)] = group
+    try:
+        twin: nn.Module = copy.deepcopy(network, same)
+    except Exception as error:  # whatever a user's class does
+        raise ConfigError(
+            f"{who}: expected a network that can be copied, got {type(error).__name__}: {error}"
+        ) from error
+    return twin

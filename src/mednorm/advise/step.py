@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -13,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.parameter import is_lazy
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.utils._pytree import tree_leaves, tree_map
 
 from mednorm.advise.fit import Measured
 from mednorm.errors import ConfigError
+from mednorm.guards import copied
 from mednorm.lean import lean_activations
 from mednorm.memory import PeakMemory, in_use
 from mednorm.population.batches import Batch, call, device_of
@@ -105,7 +104,8 @@ class Trainer:
         if loss is not None and batch.labels is None:
             raise ConfigError("loss: expected batches with labels, got none. Say label='…' with the key they have.")
         self._held = held
-        self._network = _copied(network)
+        alone = network.module if isinstance(network, DistributedDataParallel) else network  # it speaks to others
+        self._network = copied(alone, "advise_batch_size")
         if not self._network.training:  # one that trains as a whole keeps the mode of each part, such as frozen ones
             self._network.train()
         learning = [parameter for parameter in self._network.parameters() if parameter.requires_grad]
@@ -197,24 +197,3 @@ def _squares(outputs: Any) -> Tensor:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _copied(network: nn.Module) -> nn.Module:
-    """Copy a network with its parameters, but for its handles to other processes."""
-    alone = network.module if isinstance(network, DistributedDataParallel) else network
-    shared: dict[int, Any] = {}
-    for name, module in alone.named_modules():
-        if any(is_lazy(tensor) for tensor in chain(module._parameters.values(), module._buffers.values())):
-            raise ConfigError(
-                f"advise_batch_size: expected a network with weights, got {name or 'the network'} "
-                f"({type(module).__name__}) without: it is lazy. Call the network on a batch first."
-            )
-        if (group := vars(module).get("process_group")) is not None:
-            shared[id(group)] = group
-    try:
-        twin: nn.Module = copy.deepcopy(alone, shared)
-    except Exception as error:  # whatever a user's class does
-        raise ConfigError(
-            f"advise_batch_size: expected a network that can be copied, got {type(error).__name__}: {error}"
-        ) from error
-    return twin

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -13,10 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.parameter import is_lazy
 
 from mednorm.errors import ConfigError
-from mednorm.guards import random_state_kept
+from mednorm.guards import copied, random_state_kept
 from mednorm.lean.activations import Observer, hooks_are_free
 from mednorm.lean.report import ActivationMemory, LayerMemory
 from mednorm.lean.saved import Saved
@@ -71,7 +69,7 @@ def activation_memory(model: nn.Module, example: Tensor | Sequence[Any]) -> Acti
 
 def _kept(model: nn.Module, inputs: tuple[Any, ...], lean: bool) -> dict[str, int]:
     """Return the bytes that each layer is the first to keep."""
-    twin = _copied(model).train()
+    twin = copied(model, "activation_memory", model.parameters()).train()
     inside = [type(twin).__name__]
     for name, module in twin.named_modules():
         if name:
@@ -112,23 +110,3 @@ def _follow(module: nn.Module, name: str, inside: list[str]) -> None:
 def _storage(tensor: Tensor) -> int:
     address: int = tensor.untyped_storage()._cdata
     return address
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    """Copy a network, but for its parameters and its handles to other processes."""
-    shared: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
-    for name, module in model.named_modules():
-        if any(is_lazy(tensor) for tensor in chain(module._parameters.values(), module._buffers.values())):
-            raise ConfigError(
-                f"activation_memory: expected a network with weights, got {name or 'the network'} "
-                f"({type(module).__name__}) without: it is lazy. Call the network on a batch first."
-            )
-        group = vars(module).get("process_group")
-        shared[id(group)] = group
-    try:
-        twin: nn.Module = copy.deepcopy(model, shared)
-    except Exception as error:  # whatever a user's class does
-        raise ConfigError(
-            f"activation_memory: expected a network that can be copied, got {type(error).__name__}: {error}"
-        ) from error
-    return twin

@@ -6,10 +6,8 @@ from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
-from mednorm.errors import RunError
-from mednorm.files import write_atomically
 from mednorm.report import wording
-from mednorm.report.page import fingerprint, part, templates
+from mednorm.report.page import fingerprint, part, templates, write_page
 from mednorm.report.palette import Style
 from mednorm.report.plot import Chart, Json, Panel, log_axis, plain, trace
 from mednorm.report.table import Cell, Column, Table
@@ -42,11 +40,7 @@ def write_advice(document: Json, path: Path) -> Path:
         RunError: it cannot be written there.
 
     """
-    try:
-        write_atomically(path, _render(document).encode("utf-8", errors="replace"))
-    except OSError as error:
-        raise RunError(f"{path}: expected a place to write the page, got: {error}. Choose another file.") from None
-    return path
+    return write_page(path, _render(document))
 
 
 def charts(document: Json) -> list[Chart]:

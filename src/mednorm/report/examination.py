@@ -9,11 +9,9 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from mednorm.errors import RunError
-from mednorm.files import write_atomically
 from mednorm.report import wording
 from mednorm.report.examination_charts import charts
-from mednorm.report.page import fingerprint, part, templates
+from mednorm.report.page import fingerprint, part, templates, write_page
 from mednorm.report.table import Cell, Column, Table
 
 Json = dict[str, Any]
@@ -35,11 +33,7 @@ def write_examination(document: Json, path: Path) -> Path:
         RunError: it cannot be written there.
 
     """
-    try:
-        write_atomically(path, _render(document).encode("utf-8", errors="replace"))
-    except OSError as error:
-        raise RunError(f"{path}: expected a place to write the page, got: {error}. Choose another file.") from None
-    return path
+    return write_page(path, _render(document))
 
 
 def _render(document: Json) -> str:

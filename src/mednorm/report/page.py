@@ -143,3 +143,17 @@ def _render(results: Results, folder: Path) -> str:
             hashes=f"{fingerprint(plotly)} {fingerprint(script)}",
         )
     )
+
+
+def write_page(path: Path, html: str) -> Path:
+    """Write a page, whole or not at all, and return where.
+
+    Raises:
+        RunError: it cannot be written there.
+
+    """
+    try:
+        write_atomically(path, html.encode("utf-8", errors="replace"))
+    except OSError as error:
+        raise RunError(f"{path}: expected a place to write the page, got: {error}. Choose another file.") from None
+    return path
