@@ -16,7 +16,7 @@ def chosen(
     """Return the rules of those codes or names; all where none is selected.
 
     Raises:
-        ConfigError: a rule that does not exist, or none is left.
+        ConfigError: something that is no rule, or none is left.
 
     Example:
         >>> rules = Rule("MN001", "gap", "", iter), Rule("MN003", "small-batch", "", iter)
@@ -93,5 +93,10 @@ def _beyond(finding: Finding) -> float:
 
 
 def _codes(rules: Sequence[Rule], wanted: str | Iterable[str] | None, what: str) -> set[str]:
-    words = wanted.split(",") if isinstance(wanted, str) else list(wanted or ())
-    return {find(rules, word, what).code for word in words}
+    """Return the codes of some rules, none where none are asked for; empty words, as behind a comma, do not count."""
+    if wanted is None:
+        return set()
+    words = wanted.split(",") if isinstance(wanted, str) else list(wanted) if isinstance(wanted, Iterable) else []
+    if not all(isinstance(word, str) for word in words) or not any(word.strip() for word in words):
+        raise ConfigError(f"{what}: expected codes or names of rules, such as 'MN001,MN003', got {wanted!r}.")
+    return {find(rules, word, what).code for word in words if word.strip()}

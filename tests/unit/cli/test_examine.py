@@ -98,6 +98,14 @@ def test_a_mistake_is_one_line_and_exit_status_two(capsys, arguments, said):
     assert captured.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("option", ["--select", "--ignore"])
+def test_no_rule_at_all_is_said_before_anything_is_read(capsys, option):
+    status, captured = examined(capsys, "no-such-run", option, ",")
+    assert (status, captured.out) == (2, "")
+    said = f"mednorm: {option[2:]}: expected codes or names of rules, such as 'MN001,MN003', got ','.\n"
+    assert captured.err == said
+
+
 def test_a_rule_that_does_not_exist_is_said_before_anything_is_read(capsys):
     status, captured = examined(capsys, "no-such-run", "--select", "MN33")
     assert (status, captured.out) == (2, "")

@@ -46,6 +46,18 @@ def test_a_word_like_no_rule_lists_them():
         chosen(THREE, ignore="x")
 
 
+def test_empty_words_do_not_count():
+    assert [each.code for each in chosen(THREE, " MN001 , ")] == ["MN001"]
+    assert [each.code for each in chosen(THREE, ["", "MN001", "lag"], ignore=",gap,,")] == ["MN002"]
+
+
+@pytest.mark.parametrize("what", ["select", "ignore"])
+@pytest.mark.parametrize(("wanted", "got"), [(3, "3"), (["MN001", 3], r"\['MN001', 3\]"), ("", "''"), (" ,", "' ,'")])
+def test_what_holds_no_words_or_others_is_refused(what, wanted, got):
+    with pytest.raises(ConfigError, match=rf"{what}: expected codes or names of rules, such as .*, got {got}\."):
+        chosen(THREE, **{what: wanted})
+
+
 def test_to_ignore_all_that_is_selected_is_a_mistake():
     with pytest.raises(ConfigError, match="at least one rule to be left"):
         chosen(THREE, "MN002", "lag")
