@@ -7,12 +7,14 @@ from typing import Any
 
 from torch import nn, optim
 
+from mednorm.errors import ConfigError
 from mednorm.examine.examination import Examination
 from mednorm.examine.gap import attribute
 from mednorm.examine.order import chosen, ordered
 from mednorm.examine.probe import probe
 from mednorm.examine.rules import RULES
 from mednorm.population.batches import Batches, Prepare, device_of
+from mednorm.population.judge import Metric, check_metric
 
 GAP = "MN001"
 
@@ -22,12 +24,13 @@ def examine(
     loader: Iterable[Any],
     *,
     optimizer: optim.Optimizer | None = None,
-    metric: Callable[[Any, Any], float] | None = None,
+    metric: Metric | None = None,
     batch_size: int | None = None,
     devices: int | None = None,
     image: str = "image",
     label: str | None = "label",
     site: str = "site",
+    patient: str = "patient",
     prepare: Prepare | None = None,
     limit: int | None = None,
     select: str | Iterable[str] | None = None,
@@ -38,7 +41,8 @@ def examine(
     """Say what is wrong with the normalization of a network, layer by layer, how it shows, and what mends it.
 
     The network sees the images in evaluation mode, and some of them again with the statistics of the batch in place of
-    the running ones. It is bit-identical afterwards, also when the loader raises. Memory does not grow with the data.
+    the running ones. It is bit-identical afterwards, also when the loader raises. Memory grows with nothing but the
+    patients' names.
 
     Args:
         model: any network; its layers of batch normalization are found by their type.
@@ -51,6 +55,8 @@ def examine(
         image: key of the images in a dictionary; several keys, with commas between, for several inputs.
         label: key of the labels, None for none.
         site: key of the hospitals or scanners.
+        patient: key of the patients. Images of one are not independent: where they are known, what is said of a site
+            rests on as many patients, and otherwise on as many images.
         prepare: turns what the loader gives into one of those forms first.
         limit: look at so many batches at most.
         select: codes or names of the rules to ask, such as ``"MN003"``; by default all.
@@ -62,8 +68,8 @@ def examine(
         The findings, the diagnosis first.
 
     Raises:
-        ConfigError: a rule that does not exist, or a loader that can be read only once.
-        DataError: the loader gives no batch, or one of an unknown form.
+        ConfigError: a model or metric that is none, a rule that does not exist, or a loader that cannot be read again.
+        DataError: the loader gives no batch, one of an unknown form, or one without images.
 
     Example:
         >>> import torch
@@ -75,7 +81,19 @@ def examine(
 
     """
     rules = chosen(RULES, select, ignore)
-    batches = Batches(loader, device_of(model), image=image, label=label, site=site, prepare=prepare, limit=limit)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"examine: expected a network (torch.nn.Module), got {type(model).__name__}.")
+    check_metric(metric, "examine")
+    batches = Batches(
+        loader,
+        device_of(model),
+        image=image,
+        label=label,
+        site=site,
+        patient=patient,
+        prepare=prepare,
+        limit=limit,
+    )
     probed = probe(
         model,
         batches,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -18,9 +18,8 @@ from mednorm.examine.state import holds_still
 from mednorm.guards import batch_statistics, norms_with_running_statistics, untouched
 from mednorm.moments import Moments
 from mednorm.population.batches import Batch, Batches, call
+from mednorm.population.judge import Metric, number_of
 from mednorm.surgery.watch import same_random_numbers
-
-Metric = Callable[[Any, Any], float]
 
 _NEGLIGIBLE = 1e-6  # a channel's variance counts as no less than this share of the mean of all
 
@@ -66,7 +65,7 @@ class Comparison:
             return
         self._images += batch.size
         for mode, output in enumerate((running, own)):
-            value = float(self.metric(output, _beside(batch.labels, output)))
+            value = number_of(self.metric, output, _beside(batch.labels, output), "examine")
             self._metrics[mode] += (value - self._metrics[mode]) * batch.size / self._images
 
     def gap(self) -> Gap | None:

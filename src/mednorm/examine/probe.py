@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from mednorm.errors import ConfigError
-from mednorm.examine.gap import Comparison, Metric, moving_layers, with_own_statistics
+from mednorm.examine.gap import Comparison, moving_layers, with_own_statistics
 from mednorm.examine.recorder import Recorder
 from mednorm.examine.records import Layer, Probed, State, Surroundings
 from mednorm.examine.state import state_of
@@ -20,6 +20,7 @@ from mednorm.examine.step import few, fits, updates_in_a_step
 from mednorm.examine.surroundings import surroundings
 from mednorm.guards import untouched
 from mednorm.population.batches import Batch, Batches, call
+from mednorm.population.judge import Metric
 
 _EVERY = 3  # of so many batches one is run in both modes: of two, a probe would take more than two evaluations
 
@@ -44,8 +45,8 @@ def probe(
     training, see `mednorm.freeze`, keep their running statistics there too.
 
     The network is bit-identical afterwards, also after an exception of the loader or the network, and so are the
-    random states. Memory does not grow with the data, and all of it takes at most twice the time of an evaluation,
-    plus a look at the code of the network and one small training step on a copy.
+    random states. Memory grows with nothing but the patients' names, and all of it takes at most twice the time of an
+    evaluation, plus a look at the code of the network and one small training step on a copy.
 
     Args:
         network: any network of PyTorch.
@@ -87,7 +88,7 @@ def probe(
                 first = first or few(batch)
                 both = bool(comparison.layers) and number % _EVERY == 1 and comparison.batches < compare
                 output = with_own_statistics(network, (), batch) if both else call(network, batch)
-                recorder.end(batch.size, batch.sites)
+                recorder.end(batch.size, batch.sites, batch.patients)
                 if both:
                     with recorder.paused():
                         comparison.add(batch, output)
@@ -109,6 +110,7 @@ def probe(
         devices=devices or processes,
         sites=dict(sorted(sites.items())),
         gap=comparison.gap(),
+        patients={site: whose.count for site, whose in recorder.patients().items()},
     )
 
 

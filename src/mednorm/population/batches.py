@@ -1,4 +1,4 @@
-"""What a loader hands over, in whatever form: the network's inputs, the labels and the sites of one batch."""
+"""What a loader hands over, in whatever form: a batch's inputs of the network, its labels, sites and patients."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ class Batch:
         inputs: positional inputs of the network, on its device.
         labels: as the loader gave them; None where it gave none.
         sites: one a sample; None where a sample's site is unknown.
+        patients: likewise; none at all where nobody asked for them.
 
     """
 
     inputs: tuple[Any, ...]
     labels: Any
     sites: tuple[str | None, ...]
+    patients: tuple[str | None, ...] = ()
 
     @property
     def size(self) -> int:
@@ -49,10 +51,12 @@ class Batches:
         image: key of the images in a dictionary; several keys, with commas between, for a network with several inputs.
         label: key of the labels, None for none.
         site: key of the sites, in the dictionary or in the metadata of MONAI's tensors.
+        patient: key of the patients, likewise; None where nothing depends on them.
         prepare: turns what the loader gives into one of those forms first.
         limit: stop after so many batches.
 
     Raises:
+        ConfigError: the loader gives no batches, or gives them only once.
         DataError: while iterating: a batch has none of these forms, or is without images; or there is no batch at all.
 
     Example:
@@ -70,18 +74,23 @@ class Batches:
         image: str = "image",
         label: str | None = "label",
         site: str = "site",
+        patient: str | None = None,
         prepare: Prepare | None = None,
         limit: int | None = None,
     ) -> None:
         if limit is not None and limit < 1:
             raise ConfigError(f"loader: expected a limit of at least 1 batch or None, got {limit!r}.")
+        if not any(hasattr(type(loader), way) for way in ("__iter__", "__getitem__")):
+            raise ConfigError(
+                f"loader: expected what gives batches, such as a DataLoader or a list, got {type(loader).__name__}."
+            )
         if iter(loader) is loader:
             raise ConfigError(
                 f"loader: expected one that can be read again, such as a DataLoader or a list, got a "
                 f"{type(loader).__name__}, which is used up after one pass. Pass list(…) of it."
             )
         self._loader, self._device, self._prepare, self._limit = loader, device, prepare, limit
-        self._image, self._label, self._site = image.split(","), label, site
+        self._image, self._label, self._site, self._patient = image.split(","), label, site, patient
 
     def __iter__(self) -> Iterator[Batch]:
         """Read the batches."""
@@ -94,9 +103,12 @@ class Batches:
             raise DataError("loader: expected at least one batch, got none. Does the data set hold any image?")
 
     def _read(self, given: Any, number: int) -> Batch:
-        if isinstance(given, Sequence) and given and all(isinstance(each, Mapping) for each in given):
+        if isinstance(given, Sequence | Mapping) and not given:
+            raise _empty(number, f"an empty {type(given).__name__}")
+        if isinstance(given, Sequence) and all(isinstance(each, Mapping) for each in given):
             given = _joined(given)
         sites: Any = None
+        patients: Any = None
         if isinstance(given, Mapping):
             missing = [key for key in self._image if key not in given]
             if missing:
@@ -106,10 +118,12 @@ class Batches:
                 )
             inputs = [given[key] for key in self._image]
             labels = given.get(self._label) if self._label else None
-            sites = given.get(self._site, (getattr(inputs[0], "meta", None) or {}).get(self._site))
+            meta = getattr(inputs[0], "meta", None) or {}
+            sites = given.get(self._site, meta.get(self._site))
+            patients = given.get(self._patient, meta.get(self._patient))
         elif isinstance(given, Tensor):
             inputs, labels = [given], None
-        elif isinstance(given, Sequence) and given and isinstance(given[0], Tensor):
+        elif isinstance(given, Sequence) and isinstance(given[0], Tensor):
             inputs, labels = [given[0]], given[1] if len(given) > 1 else None
         else:
             raise DataError(
@@ -119,7 +133,15 @@ class Batches:
         if not isinstance(inputs[0], Tensor) or inputs[0].dim() < 2:
             got = tuple(inputs[0].shape) if isinstance(inputs[0], Tensor) else type(inputs[0]).__name__
             raise DataError(f"batch {number}: expected images (N, C, *), got {got}.")
-        return Batch(tuple(self._moved(each) for each in inputs), labels, _sites(sites, len(inputs[0]), number))
+        if not inputs[0].numel():
+            raise _empty(number, str(tuple(inputs[0].shape)))
+        samples = len(inputs[0])
+        return Batch(
+            tuple(self._moved(each) for each in inputs),
+            labels,
+            _names(sites, samples, f"batch {number}: expected one site"),
+            () if self._patient is None else _names(patients, samples, f"batch {number}: expected one patient"),
+        )
 
     def _moved(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
@@ -140,6 +162,10 @@ def device_of(network: nn.Module) -> torch.device:
     return tensors[0].device if tensors else torch.device("cpu")
 
 
+def _empty(number: int, got: str) -> DataError:
+    return DataError(f"batch {number}: expected at least one image, got {got}. Leave empty batches out of the loader.")
+
+
 def _joined(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Join dictionaries of single samples (C, *) into one of batches (N, C, *)."""
     joined: dict[str, Any] = {}
@@ -154,11 +180,11 @@ def _joined(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return joined
 
 
-def _sites(given: Any, samples: int, number: int) -> tuple[str | None, ...]:
-    """Return one site a sample, as text."""
+def _names(given: Any, samples: int, expected: str) -> tuple[str | None, ...]:
+    """Return one name a sample, as text."""
     if given is None:
         return (None,) * samples
     values = given.tolist() if hasattr(given, "tolist") else [given] * samples if isinstance(given, str) else given
     if not isinstance(values, Sequence) or len(values) != samples:
-        raise DataError(f"batch {number}: expected one site for each of {samples} samples, got {values!r}.")
+        raise DataError(f"{expected} for each of {samples} samples, got {values!r}.")
     return tuple(None if value is None else str(value) for value in values)

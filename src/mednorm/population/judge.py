@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import reprlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, SupportsFloat
 
 import torch
 from torch import Tensor, nn
@@ -57,8 +59,8 @@ def judge(
         group: processes over whose images all of it is.
 
     Raises:
-        ConfigError: the outputs are no logits, where `classes` are asked for.
-        DataError: a batch is without labels, or the metric of one is no number.
+        ConfigError: the outputs are no logits, where `classes` are asked for; or the metric returns no number.
+        DataError: a batch is without labels, or the metric of one is NaN.
 
     """
     device = device_of(network)
@@ -131,12 +133,33 @@ def _votes(outputs: Tensor, activation: Activation | None) -> Tensor:
     return torch.stack([yes, outputs.numel() - yes]).double().cpu()
 
 
+def check_metric(metric: Metric | None, who: str) -> None:
+    """Refuse a metric that is no function."""
+    if metric is not None and not callable(metric):
+        raise ConfigError(f"{who}: expected metric to be a function of outputs and labels, got {metric!r}.")
+
+
+def number_of(metric: Metric, outputs: Any, labels: Any, who: str) -> float:
+    """Return what a metric says of one batch, NaN included.
+
+    Raises:
+        ConfigError: it returned something else than one number.
+
+    """
+    value = metric(outputs, labels)
+    shape = tuple(getattr(value, "shape", ()))
+    if isinstance(value, SupportsFloat) and math.prod(shape) == 1:
+        return float(value)
+    got = f"a {type(value).__name__} of shape {shape}" if shape else reprlib.repr(value)
+    raise ConfigError(f"{who}: expected metric to return one number for a batch, got {got}. Make it a float.")
+
+
 def _measured(metric: Metric, outputs: Any, labels: Any, number: int, who: str) -> float:
     if labels is None:
         raise DataError(f"{who}: expected labels to compute the metric with, got none in batch {number}.")
     if isinstance(labels, Tensor) and isinstance(outputs, Tensor):
         labels = labels.as_subclass(Tensor).to(outputs.device)
-    value = float(metric(outputs, labels))
+    value = number_of(metric, outputs, labels, who)
     if value != value:
         raise DataError(f"{who}: expected the metric to give a number, got {value!r} of batch {number}.")
     return value

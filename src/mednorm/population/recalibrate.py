@@ -12,7 +12,7 @@ from torch import nn
 from mednorm.errors import ConfigError
 from mednorm.layers.tracking import ProcessGroup, is_process_group
 from mednorm.population.batches import Batches, Prepare, device_of
-from mednorm.population.judge import Judged, Metric, judge
+from mednorm.population.judge import Judged, Metric, check_metric, judge
 from mednorm.population.layers import bare
 from mednorm.population.renewal import Order, Plan, renewed
 from mednorm.population.report import RecalibrationReport
@@ -147,8 +147,7 @@ def check_common(
     """Check what both functions take."""
     if metric is not None and images is None:
         raise ConfigError(f"{who}: expected {name}=… with the images to compute the metric on, got a metric alone.")
-    if metric is not None and not callable(metric):
-        raise ConfigError(f"{who}: expected metric to be a function of outputs and labels, got {metric!r}.")
+    check_metric(metric, who)
     if metric is None and images is not None and name == "validation":
         raise ConfigError(f"{who}: expected metric=… to judge the validation images by, got None.")
     if not is_process_group(process_group):

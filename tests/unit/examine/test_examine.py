@@ -2,9 +2,11 @@
 
 import copy
 import inspect
+import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,6 +14,7 @@ from torch import nn
 import mednorm
 from mednorm.errors import ConfigError, DataError
 from mednorm.examine.examine import examine
+from tests.harness import bytes_of
 
 
 def network():
@@ -134,9 +137,51 @@ def test_the_network_is_as_it_was_also_when_the_loader_raises(fine):
     assert all(module.training for module in model.modules())
 
 
-def test_an_empty_loader_is_said(fine):
-    with pytest.raises(DataError, match="at least one batch"):
-        mednorm.examine(fine[0], [])
+@pytest.mark.parametrize(
+    ("loader", "said"),
+    [
+        ([], "expected at least one batch, got none"),
+        ([torch.zeros(0, 1, 12, 12)], "batch 1: expected at least one image, got (0, 1, 12, 12)"),
+        ([*batches(1), torch.zeros(0, 1, 12, 12)], "batch 2: expected at least one image, got (0, 1, 12, 12)"),
+    ],
+)
+def test_a_loader_or_a_batch_without_images_is_said(fine, loader, said):
+    with pytest.raises(DataError, match=re.escape(said)):
+        mednorm.examine(fine[0], loader)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"model": 3}, "examine: expected a network (torch.nn.Module), got int."),
+        ({"loader": None}, "loader: expected what gives batches, such as a DataLoader or a list, got NoneType."),
+        ({"metric": "dice"}, "examine: expected metric to be a function of outputs and labels, got 'dice'."),
+    ],
+)
+def test_an_argument_that_is_none_of_its_kind_is_said(fine, arguments, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        mednorm.examine(**{"model": fine[0], "loader": fine[1]} | arguments)
+
+
+@pytest.mark.parametrize(
+    ("returned", "got"),
+    [(None, "None"), ("0.9", "'0.9'"), (torch.ones(2), "a Tensor of shape (2,)"), ({"dice": 0.9}, "{'dice': 0.9}")],
+)
+def test_a_metric_of_no_single_number_is_said_with_what_it_returned(fine, returned, got):
+    before = bytes_of(fine[0])
+    with pytest.raises(ConfigError, match=re.escape(f"metric to return one number for a batch, got {got}.")):
+        mednorm.examine(*fine, metric=lambda outputs, labels: returned)
+    assert bytes_of(fine[0]) == before
+
+
+@pytest.mark.parametrize("returned", [1, True, np.float32(1), torch.tensor(1.0), torch.tensor([1])])
+def test_whatever_is_one_number_is_a_metric(fine, returned):
+    assert mednorm.examine(*fine, metric=lambda outputs, labels: returned).probed.gap.metric == (1.0, 1.0)
+
+
+def test_what_a_metric_raises_itself_is_left_as_it_is(fine):
+    with pytest.raises(ZeroDivisionError):
+        mednorm.examine(*fine, metric=lambda outputs, labels: 1 / 0)
 
 
 def test_a_network_without_normalization_says_so():

@@ -330,12 +330,23 @@ def test_without_labels_held_out_images_show_certainty_alone_and_decide_nothing(
         ({"activation": "relu"}, "'softmax', 'sigmoid' or None, got 'relu'"),
         ({"drift_limit": 0}, "above 0 or None, got 0"),
         ({"metric": accuracy}, "expected held_out=… with the images"),
+        ({"metric": "dice", "held_out": []}, "adapt: expected metric to be a function of outputs and labels, got"),
+        ({"loader": None}, "such as a DataLoader or a list, got NoneType"),
         ({"method": "tent", "model": nn.Sequential(nn.BatchNorm2d(1, affine=False))}, "γ and β that are not frozen"),
     ],
 )
 def test_bad_input_is_an_error_that_says_what_came(arguments, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         adapt(**{"model": build(), "loader": [torch.randn(4, 1, 12, 12)]} | arguments)
+
+
+@METHODS
+@pytest.mark.parametrize(("returned", "got"), [("0.9", "'0.9'"), (torch.zeros(2, 1), "a Tensor of shape (2, 1)")])
+def test_a_metric_of_no_single_number_is_refused_and_the_network_is_as_it_was(network, method, returned, got):
+    before = everything_of(network)
+    with pytest.raises(ConfigError, match=rf"adapt: .* to return one number for a batch, got {re.escape(got)}"):
+        adapt(network, SITE.split(48), method, held_out=[(TEST, LABELS)], metric=lambda *_: returned)
+    assert everything_of(network) == before
 
 
 def test_outputs_that_are_no_logits_are_refused_by_tent():

@@ -72,12 +72,35 @@ def test_a_limit_ends_the_reading_and_each_reading_begins_anew():
         ("scan", "batch 1: expected a tensor, a tuple of images and labels, or a dictionary, got str"),
         ({"image": "scan"}, "batch 1: expected images (N, C, *), got str"),
         (torch.zeros(3), "batch 1: expected images (N, C, *), got (3,)"),
+        (IMAGES[:0], "batch 1: expected at least one image, got (0, 1, 2, 2). Leave empty batches out of the loader."),
+        ({"image": IMAGES[..., :0], "label": LABELS}, "batch 1: expected at least one image, got (3, 1, 2, 0)"),
+        ([], "batch 1: expected at least one image, got an empty list"),
+        ({}, "batch 1: expected at least one image, got an empty dict"),
         ({"image": IMAGES, "site": ["A"]}, "one site for each of 3 samples, got ['A']"),
     ],
 )
 def test_what_has_no_such_form_is_refused(given, message):
     with pytest.raises(DataError, match=re.escape(message)):
         only(given)
+
+
+def test_an_empty_batch_behind_others_is_refused_by_its_number():
+    with pytest.raises(DataError, match=r"batch 3: expected at least one image, got \(0, 1, 2, 2\)"):
+        list(Batches([IMAGES, IMAGES[:1], IMAGES[:0]]))
+
+
+@pytest.mark.parametrize(("loader", "got"), [(None, "NoneType"), (3, "int"), (lambda: [IMAGES], "function")])
+def test_what_gives_no_batches_is_no_loader(loader, got):
+    with pytest.raises(ConfigError, match=rf"such as a DataLoader or a list, got {got}\."):
+        Batches(loader)
+
+
+def test_what_counts_its_batches_alone_is_a_loader():
+    class Counted:
+        def __getitem__(self, number):
+            return (IMAGES, IMAGES)[number]
+
+    assert [batch.size for batch in Batches(Counted())] == [3, 3]
 
 
 def test_a_loader_that_can_be_read_once_alone_is_refused():

@@ -103,7 +103,9 @@ def test_a_buffer_of_the_users_own_comes_back():
         ({"process_group": "all"}, ConfigError, "'world' or None, got 'all'"),
         ({"limit": 0}, ConfigError, "at least 1 batch or None, got 0"),
         ({"loader": iter([])}, ConfigError, "which is used up after one pass"),
+        ({"loader": None}, ConfigError, "such as a DataLoader or a list, got NoneType"),
         ({"loader": []}, DataError, "expected at least one batch, got none"),
+        ({"loader": [torch.zeros(0, 1, 8, 8)]}, DataError, "batch 1: expected at least one image, got (0, 1, 8, 8)"),
         ({"loader": [{"scan": torch.zeros(1)}]}, DataError, "under 'image', got the keys ['scan']"),
         ({"model": nn.Sequential(nn.LazyBatchNorm2d())}, ConfigError, "got 0 (LazyBatchNorm2d) without: it is lazy"),
         ({"model": 3}, ConfigError, "expected a network (torch.nn.Module), got int"),
@@ -203,13 +205,15 @@ def test_a_change_that_lowers_the_metric_is_undone_and_said():
     [
         (None, accuracy, "expected labels to compute the metric with, got none in batch 1"),
         (torch.zeros(2), lambda *_: torch.nan, "expected the metric to give a number, got nan of batch 1"),
+        (torch.zeros(2), lambda *_: None, "metric to return one number for a batch, got None. Make it a float."),
+        (torch.zeros(2), lambda *_: torch.zeros(3), r"one number for a batch, got a Tensor of shape \(3,\)"),
     ],
 )
 def test_a_metric_that_cannot_be_computed_leaves_the_network_as_it_was(label, metric, message):
     network = made("planes")
     images, validation = torch.randn(5, 1, 16, 16), [(torch.zeros(2, 1, 16, 16), *([] if label is None else [label]))]
     before = everything_of(network)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises((ConfigError, DataError), match=message):
         recalibrate(network, [images], validation=validation, metric=metric)
     assert everything_of(network) == before
 
