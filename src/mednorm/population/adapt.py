@@ -14,12 +14,12 @@ from mednorm.errors import ConfigError
 from mednorm.layers.tracking import ProcessGroup, others_of
 from mednorm.population.batches import Batches, Prepare, device_of
 from mednorm.population.judge import Activation, Judged, Metric, judge
-from mednorm.population.layers import Layers, bare, learned_by
+from mednorm.population.layers import Layers, bare, layers_of, learned_by
 from mednorm.population.own_statistics import own_statistics
 from mednorm.population.recalibrate import both, check_common, not_worse
 from mednorm.population.renewal import Order, Plan, Statistics, renewed
 from mednorm.population.report import AdaptReport
-from mednorm.population.tent import collapsed, minimise_entropy
+from mednorm.population.tent import check_precision, collapsed, minimise_entropy
 from mednorm.surgery.where import Where
 
 Method = Literal["statistics", "mix", "tent"]
@@ -97,8 +97,8 @@ def adapt(
         How far each layer was from the site before and is after; `rollback()` undoes it.
 
     Raises:
-        ConfigError: an argument is out of its range or contradicts another; with "tent" the outputs are no logits, or
-            one class has swallowed the others.
+        ConfigError: an argument is out of its range or contradicts another; with "tent" γ and β are in half precision,
+            the outputs are no logits, or one class has swallowed the others.
         DataError: as `mednorm.recalibrate`; or the images are beyond `drift_limit`, with the layer that says so.
 
     Example:
@@ -125,6 +125,8 @@ def adapt(
             "adapt: expected process_group=None with method='tent', got one: γ and β learn in one process."
         )
     network = bare(model, "adapt")
+    if tent:
+        check_precision(layers_of(network, where, "adapt")[0], "adapt")
     read = partial(Batches, device=device or device_of(network), image=image, label=label, site=site, prepare=prepare)
     batches = read(loader, limit=limit)
     seen = batches if held_out is None else read(held_out)

@@ -55,6 +55,22 @@ def minimise_entropy(
                 optimizer.step()
 
 
+def check_precision(layers: Layers, who: str) -> None:
+    """Refuse γ and β in half precision: it rounds steps of Adam away, and float16 also the ε that it divides by.
+
+    Raises:
+        ConfigError: a layer has such.
+
+    """
+    for name, layer in layers.items():
+        for dtype in {layer.get_parameter(key).dtype for key in learned_by(layer)}:
+            if torch.finfo(dtype).bits < 32:
+                raise ConfigError(
+                    f"{who}: expected γ and β that learn in float32 or float64, got {dtype} in layer {name!r}. Call "
+                    "network.float() and give images in float32, or use method='statistics'."
+                )
+
+
 @contextmanager
 def _alone(network: nn.Module, parameters: list[nn.Parameter]) -> Iterator[None]:
     """Let some parameters require a gradient and no other; give requirements and gradients back."""

@@ -362,6 +362,31 @@ def test_outputs_that_are_no_logits_are_refused_by_tent():
         adapt(Several(), [torch.randn(4, 1, 12, 12)], "tent")
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_tent_refuses_to_learn_in_half_precision_before_an_image_is_read(network, dtype):
+    network.to(dtype)
+    loader, before = Broken(list(SITE.to(dtype).split(48)), OSError("disk"), at_pass=99), copy.deepcopy(network)
+    with pytest.raises(ConfigError, match=f"γ and β that learn in float32 or float64, got {dtype} in layer '1'"):
+        adapt(network, loader, "tent")
+    assert loader.passes == 0
+    assert all(torch.equal(*each) for each in zip(network.buffers(), before.buffers(), strict=True))
+    assert all(torch.equal(*each) for each in zip(network.parameters(), before.parameters(), strict=True))
+    assert adapt(network, loader).kept
+
+
+def test_norms_in_float32_learn_within_a_network_of_half_precision(network):
+    class Widened(nn.BatchNorm2d):
+        def forward(self, x):
+            return super().forward(x.float()).to(x.dtype)
+
+    network.half()
+    for place in (1, 5):
+        network[place] = Widened(8)
+    report = adapt(network, SITE.half().split(48), "tent", drift_limit=None)
+    assert report.learned == ("1.weight", "1.bias", "5.weight", "5.bias")
+    assert all(network[place].bias.isfinite().all() and network[place].bias.any() for place in (1, 5))
+
+
 def test_tent_in_several_processes_is_refused(network):
     with first_of(2), pytest.raises(ConfigError, match="γ and β learn in one process"):
         adapt(network, [SITE], "tent", process_group="world")
