@@ -4,7 +4,7 @@ import re
 import pytest
 
 from mednorm.errors import RunError
-from mednorm.files import make_folder, write_atomically
+from mednorm.files import make_folder, whole_folder, write_atomically
 
 
 def test_text_is_written_as_utf_8_and_folders_are_made(tmp_path):
@@ -62,3 +62,42 @@ def test_a_file_on_the_way_to_a_folder_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=rf"{re.escape(str(tmp_path / 'file' / 'out'))}: expected a folder"):
         write_atomically(tmp_path / "file" / "out" / "c.txt", "text")
+
+
+def test_a_folder_is_there_once_all_of_it_is_written(tmp_path):
+    target = tmp_path / "a" / "run"
+    with whole_folder(target) as folder:
+        write_atomically(folder / "one.txt", "1")
+        write_atomically(folder / "in" / "two.txt", "2")
+        assert not target.exists()
+        assert folder.parent == target.parent
+    assert sorted(path.name for path in target.rglob("*.txt")) == ["one.txt", "two.txt"]
+    assert os.listdir(target.parent) == ["run"]
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_a_folder_that_was_not_written_to_its_end_is_not_there(tmp_path, error):
+    def write():
+        with whole_folder(tmp_path / "run") as folder:
+            write_atomically(folder / "one.txt", "1")
+            raise error
+
+    with pytest.raises(type(error)):
+        write()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_never_takes_the_place_of_another(tmp_path):
+    write_atomically(tmp_path / "run" / "old.txt", "old")
+    with pytest.raises(OSError), whole_folder(tmp_path / "run") as folder:
+        write_atomically(folder / "new.txt", "new")
+    assert os.listdir(tmp_path) == ["run"]
+    assert os.listdir(tmp_path / "run") == ["old.txt"]
+
+
+def test_what_a_killed_process_of_the_same_number_left_is_no_part_of_a_folder(tmp_path):
+    write_atomically(tmp_path / f".run.{os.getpid()}.partial" / "left.txt", "half")
+    with whole_folder(tmp_path / "run") as folder:
+        write_atomically(folder / "one.txt", "1")
+    assert os.listdir(tmp_path) == ["run"]
+    assert os.listdir(tmp_path / "run") == ["one.txt"]

@@ -28,7 +28,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from mednorm.errors import RunError
-from mednorm.files import make_folder, write_atomically
+from mednorm.files import make_folder, remove, write_atomically
 from mednorm.results import Epoch, Run
 from mednorm.training.settings import RunSettings, read_toml, validated
 
@@ -86,7 +86,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         ) from None
     try:
         for partial in folder.glob(".*.partial"):
-            partial.unlink(missing_ok=True)
+            remove(partial)
         yield
     finally:
         lock.release()

@@ -16,7 +16,7 @@ from mednorm.data import Split
 from mednorm.errors import ConfigError, RunError
 from mednorm.examine.examination import Examination
 from mednorm.examine.examine import examine
-from mednorm.files import make_folder, write_atomically
+from mednorm.files import make_folder, whole_folder, write_atomically
 from mednorm.population.adapt import Method, adapt
 from mednorm.population.recalibrate import recalibrate
 from mednorm.population.report import RecalibrationReport
@@ -107,7 +107,8 @@ def treat_run(
     """
     if out.exists():
         raise RunError(f"{out}: expected no such folder, as a new run is written there. Choose another --out.")
-    fix = [code.upper() for code in fix or ()]
+    if fix is not None:
+        fix = [code.strip().upper() for code in fix if code.strip()]
     _check(fix, site, batch_size)
     make_folder(out.parent)
     load = partial(loader_of_run, folder, data, batch_size=batch_size, device=device)
@@ -121,7 +122,7 @@ def treat_run(
     )
     before = look(network, loader)
     found = before.by_code()
-    codes = tuple(fix) or tuple(code for code in found if code in TREATED and _matters(before, code))
+    codes = tuple(fix or (code for code in found if code in TREATED and _matters(before, code)))
     left = tuple(code for code in found if code not in TREATED and _matters(before, code))
     if not codes:
         return Treatment(None, (), None, None, before, None, left)
@@ -141,13 +142,13 @@ def treat_run(
     return done
 
 
-def _check(fix: Sequence[str], site: str | None, batch_size: int | None) -> None:
-    unknown = [code for code in fix if code not in TREATED]
+def _check(fix: Sequence[str] | None, site: str | None, batch_size: int | None) -> None:
+    known = f"--fix: expected codes among {', '.join(TREATED)}, which other running statistics mend"
+    if fix is not None and not fix:
+        raise ConfigError(f"{known}, got none. Leave it out to treat what is found.")
+    unknown = [code for code in fix or () if code not in TREATED]
     if unknown:
-        raise ConfigError(
-            f"--fix: expected codes among {', '.join(TREATED)}, which other running statistics mend, got "
-            f"{unknown[0]!r}. mednorm examine --explain {unknown[0]} says what mends it."
-        )
+        raise ConfigError(f"{known}, got {unknown[0]!r}. mednorm examine --explain {unknown[0]} says what mends it.")
     if site is not None and fix and ADAPTED not in fix:
         raise ConfigError(f"--site: expected {ADAPTED} in --fix, which adapts to a site, got {', '.join(fix)}.")
     if batch_size is not None and batch_size < 1:
@@ -181,11 +182,11 @@ def _write(done: Treatment, folder: Path, facts: RunFacts, out: Path) -> None:
     weights = {f"network.{key}": value.cpu() for key, value in facts.whole.state_dict().items()}
     buffer = io.BytesIO()
     torch.save({"state_dict": weights, "epoch": epoch - 1}, buffer)
-    out.mkdir(parents=True)
     record = done.to_dict() | {"of": folder.name}
-    write_atomically(out / RECORD, json.dumps(record, indent=1))
-    write_atomically(out / "best.ckpt", buffer.getvalue())
-    write_atomically(out / "config.toml", (folder / "config.toml").read_text(encoding="utf-8"))
+    with whole_folder(out) as new:
+        write_atomically(new / RECORD, json.dumps(record, indent=1))
+        write_atomically(new / "best.ckpt", buffer.getvalue())
+        write_atomically(new / "config.toml", (folder / "config.toml").read_text(encoding="utf-8"))
 
 
 def _gap(examination: Examination | None) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from hashlib import sha256
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from mednorm.cli.app import run
 from mednorm.training.disk import read_weights
 from mednorm.training.evaluation import evaluate_run
+from mednorm.training.treatment import treat_run
 from tests.studies import write_patients
 
 
@@ -104,6 +106,8 @@ def test_a_change_that_lowers_the_metric_on_held_out_images_is_not_kept(trained,
     [
         (["--fix", "MN001", "--site", "south"], "--site: expected MN004 in --fix, which adapts to a site, got MN001."),
         (["--batch-size", "0"], "--batch-size: expected at least 1, got 0."),
+        (["--fix", ""], "--fix: expected codes among MN001, MN002, MN006, MN007, MN014, MN004, which other"),
+        (["--fix", " ,"], "which other running statistics mend, got none. Leave it out to treat what is found."),
         (["--fix", "MN008"], "--fix: expected codes among MN001, MN002, MN006, MN007, MN014, MN004, which other"),
         (
             ["--fix", "MN004", "--site", "west"],
@@ -116,6 +120,22 @@ def test_mistakes_are_one_line(trained, clinic, tmp_path, capsys, options, expec
     (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
     assert expected in line
     assert not (tmp_path / "treated").exists()
+
+
+def test_empty_words_among_the_codes_do_not_count(trained, clinic, tmp_path):
+    assert treat(trained[0], clinic, tmp_path / "treated", "--fix", "mn001, ,") == 0
+    assert json.loads((tmp_path / "treated" / "treatment.json").read_text())["codes"] == ["MN001"]
+
+
+def test_a_run_that_cannot_be_written_to_its_end_is_not_there(trained, clinic, tmp_path):
+    old = shutil.copytree(trained[0], tmp_path / "old")
+
+    def vanish(done):
+        (old / "config.toml").unlink(missing_ok=True)  # which the new run gets last
+
+    with pytest.raises(FileNotFoundError, match=r"config\.toml"):
+        treat_run(old, str(clinic), "all", tmp_path / "treated", fix=["MN001"], device="cpu", progress=vanish)
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
 def test_a_folder_that_is_there_is_never_written_over(trained, clinic, tmp_path, capsys):

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from mednorm.errors import ConfigError, RunError
+from mednorm.files import write_atomically
 from mednorm.results import Epoch, LayerSummary
 from mednorm.training.disk import (
     AtomicCheckpoints,
@@ -180,9 +181,10 @@ def test_a_folder_that_is_held_is_refused_and_what_its_holder_writes_is_left_alo
         assert (tmp_path / ".last.ckpt.1.partial").read_bytes() == b"being written"
 
 
-def test_holding_a_folder_clears_half_written_files_and_no_others(tmp_path):
+def test_holding_a_folder_clears_what_is_half_written_and_nothing_else(tmp_path):
     kept = [".hidden", "last.ckpt", "notes.partial"]
     for name in [*kept, ".last.ckpt.1.partial", ".results.json.77.partial"]:
         (tmp_path / name).touch()
+    write_atomically(tmp_path / ".run-treated.9.partial" / "treatment.json", "{}")
     with exclusive(tmp_path):
         assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", ".lock", "last.ckpt", "notes.partial"]
