@@ -36,6 +36,7 @@ def advise(
     device: o.Device = None,
     lean: o.Lean = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write a page with charts.", metavar="FILE")] = None,
+    overwrite: o.Overwrite = False,
     json: o.Json = False,
 ) -> None:
     """Say which batch size to train with: enough images for the statistics of batch normalization, and that fit.
@@ -57,6 +58,7 @@ def advise(
         bytes_of(memory)  # a mistake is said before images are read
     if seconds < 0:
         raise ConfigError(f"--seconds: expected at least 0, got {seconds:g}.")
+    o.check_free([html], overwrite)
     flags = {
         "data": data,
         "norms": [norm],

@@ -55,6 +55,7 @@ def examine(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for examination.json and examination.html.", metavar="DIR")
     ] = None,
+    overwrite: o.Overwrite = False,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     explain: Annotated[
         str | None, typer.Option("--explain", help="Explain one rule, such as MN003, and stop.", metavar="RULE")
@@ -87,6 +88,9 @@ def examine(
     from mednorm.training.remedies import with_commands
 
     chosen(RULES, select, ignore)  # a mistake in these is said before the images are read
+    written = None if out is None else out / "examination.json"
+    pages = [path for path in (html, out and out / "examination.html") if path is not None]
+    o.check_free([written, *pages], overwrite)
     rules: dict[str, Any] = {"select": select, "ignore": ignore, "limit": limit}
     if ":" in what and not Path(what).exists():
         model, loader, metric = own_model_and_loader(what, weights, data, task, split, batch_size)
@@ -102,17 +106,16 @@ def examine(
         found = _examined(model, loader, metric=facts.metric, optimizer=facts.decay, batch_size=size, **rules)
         found = replace(found, probed=replace(found.probed, network=facts.settings.network))
         found = with_commands(found, Path(what), data, split)
-    if out is not None:
-        found.to_json(out / "examination.json")
-    pages = [path for path in (html, out and out / "examination.html") if path is not None]
+    if written is not None:
+        found.to_json(written)
     for path in pages:
         found.save_html(path)
     if json:
         typer.echo(found.to_json(), nl=False)
     else:
         found.show(o.console)
-        if out is not None:
-            o.tell("JSON", out / "examination.json")
+        if written is not None:
+            o.tell("JSON", written)
         for path in pages:
             o.tell("Page", path)
     if not found.ok:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from mednorm.errors import ConfigError
+from mednorm.errors import ConfigError, DataError
 
 console = Console()
 messages = Console(stderr=True)
@@ -67,12 +68,25 @@ TensorBoard = Annotated[
     bool | None, typer.Option("--tensorboard/--no-tensorboard", help="Also log every epoch for TensorBoard.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to read by machine.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for everything that is written.", metavar="DIR")]
 
 
 def tell(what: str, where: Path) -> None:
     """Say where something lies, on a line of its own that can be copied whole."""
     console.print(f"{what:<8} {where}", highlight=False, markup=False, soft_wrap=True)
+
+
+def check_free(paths: Iterable[Path | None], overwrite: bool) -> None:
+    """Refuse to write over a file, before the work for it is done; None is one that is not written.
+
+    Raises:
+        DataError: there is one, and `overwrite` does not say to replace it.
+
+    """
+    there = [path for path in paths if path is not None and path.exists()]
+    if there and not overwrite:
+        raise DataError(f"{there[0]}: expected no file there, got one. Choose another name, or --overwrite.")
 
 
 def words(text: str | None) -> list[str] | None:

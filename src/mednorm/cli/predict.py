@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mednorm.cli import options as o
-from mednorm.errors import ConfigError, DataError
+from mednorm.errors import ConfigError
 
 if TYPE_CHECKING:
     from mednorm.training.prediction import Prediction
@@ -36,7 +36,7 @@ def predict(
         Literal["json", "csv"] | None, typer.Option("--format", help="Of the table written to --out; json.")
     ] = None,
     json: o.Json = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+    overwrite: o.Overwrite = False,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     site: Annotated[
         str | None, typer.Option("--site", help="Hospital or scanner of the images, for a run with norm domain.")
@@ -65,8 +65,7 @@ def predict(
     elif format is not None and out is None:
         raise ConfigError(f"--format: expected --out with it, got {format} alone. Name a folder, or print by --json.")
     written = None if out is None else out / f"predictions.{format or 'json'}"
-    if written is not None and written.exists() and not overwrite:
-        raise DataError(f"{written}: expected no file there, got one. Choose another --out, or --overwrite.")
+    o.check_free([written], overwrite)
     done: list[Prediction] = []
 
     def as_json() -> str:

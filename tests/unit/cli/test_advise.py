@@ -29,6 +29,18 @@ def test_json_is_the_advice_and_nothing_else_is_on_stdout(capsys, lung_npz, tmp_
 
 
 @measured_here
+def test_an_earlier_page_is_replaced_only_when_told_so(capsys, lung_npz, tmp_path):
+    page = tmp_path / "advice.html"
+    page.write_text("earlier")
+    assert run(["advise", "lung", "--data", "no-such-file", "--html", str(page)]) == 2  # said before images are read
+    said = f"mednorm: {page}: expected no file there, got one. Choose another name, or --overwrite.\n"
+    assert capsys.readouterr().err == said
+    assert page.read_text() == "earlier"
+    assert advise(lung_npz, "--memory", "500GB", "--norm", "group", "--html", str(page), "--overwrite") == 0
+    assert page.read_text(encoding="utf-8").lstrip().startswith("<!DOCTYPE html>")
+
+
+@measured_here
 def test_sixty_columns_are_enough_for_sentence_and_table(capsys, lung_npz, monkeypatch):
     from mednorm.cli import options
 

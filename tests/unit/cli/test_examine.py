@@ -69,6 +69,21 @@ def test_the_files_are_written_and_named(capsys, folder, tmp_path):
         assert str(tmp_path / path) in captured.out
 
 
+@pytest.mark.parametrize("option", ["--out", "--html"])
+def test_an_earlier_examination_is_replaced_only_when_told_so(capsys, tmp_path, option):
+    earlier = tmp_path / ("examination.json" if option == "--out" else "page.html")
+    earlier.write_text("earlier")
+    where = tmp_path if option == "--out" else earlier
+    status, captured = examined(capsys, "no-such-run", option, where)  # said before the run is looked for
+    assert (status, captured.out) == (2, "")
+    assert captured.err.startswith(f"mednorm: {earlier}: expected no file there, got one.")
+    assert captured.err.count("\n") == 1
+    assert earlier.read_text() == "earlier"
+    own = [f"{OWN}:untrained", "--data", f"{OWN}:loader"]
+    assert examined(capsys, *own, option, where, "--overwrite")[0] == 1
+    assert "MN002" in earlier.read_text()
+
+
 def test_the_list_and_the_explanations_name_every_rule(capsys):
     status, captured = examined(capsys, "--list")
     assert status == 0
