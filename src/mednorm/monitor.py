@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -100,6 +101,7 @@ class NormMonitor(Callback):
         self._recorder: Recorder | None = None
         self._images = 0
         self._looked = -1
+        self._passes = 0  # backward passes in the step: several where the optimizer asks for the loss again, as LBFGS
         self._times = _Times()
         self._before: dict[str, int | None] | None = None  # updates of each layer, during a step that is looked at
         self._seen: dict[str, tuple[Seen | None, BatchesSeen | None]] = {}
@@ -115,6 +117,7 @@ class NormMonitor(Callback):
     ) -> None:
         """Begin to measure if it is time."""
         self._times.begin()
+        self._passes = 0
         step = trainer.global_step
         # By intervals that have been crossed: with two optimizers a batch may take two steps.
         due = (step + 1) // self.every_n_steps > (self._looked + 1) // self.every_n_steps
@@ -130,6 +133,7 @@ class NormMonitor(Callback):
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """End to measure: checkpoints call layers again from here on."""
         self._open.close()
+        self._passes += 1
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -147,7 +151,7 @@ class NormMonitor(Callback):
             self._seen = {name: (recorder.seen(name), recorder.batches(name)) for name in recorder.layers}
             self._recorder, self._images = None, 0
         moved = {
-            name: None if now is None or was is None else now - was
+            name: None if now is None or was is None else math.ceil((now - was) / max(1, self._passes))
             for (name, now), was in zip(_updates(recorder).items(), before.values(), strict=True)
         }
         if not pl_module.automatic_optimization:  # a batch may come in parts, or once for each optimizer

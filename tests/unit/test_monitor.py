@@ -190,6 +190,25 @@ def test_two_optimizers_a_batch_are_looked_at_and_not_taken_for_checkpoints():
     assert codes(looking) == {("MN008", "info")}
 
 
+class Searching(Small):
+    """An optimizer that takes the loss of each batch several times, each with other weights."""
+
+    def configure_optimizers(self):
+        return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=5)
+
+
+@pytest.mark.parametrize(
+    ("norm", "repeat", "expected"),
+    [(nn.BatchNorm2d, False, set()), (BatchNorm, True, set()), (nn.BatchNorm2d, True, {("MN010", "warning")})],
+)
+def test_an_optimizer_of_several_passes_a_step_is_not_taken_for_checkpoints(norm, repeat, expected):
+    module, looking = Searching(norm, repeat), monitor(select="MN010")
+    fit(module, looking)
+    assert module.network[1].num_batches_tracked > 3 * 12
+    assert codes(looking) == expected
+    assert {finding.evidence[0].value for finding in looking.findings} <= {2}
+
+
 def test_no_hook_is_left_when_training_fails_in_a_step_it_looks_at():
     class Failing(Small):
         def training_step(self, batch, index):
