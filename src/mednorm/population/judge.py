@@ -121,18 +121,6 @@ def entropy_of(outputs: Any, activation: Activation | None, who: str) -> Tensor:
     return each.mean(1)
 
 
-def _is_softmax(outputs: Tensor, activation: Activation | None) -> bool:
-    return activation == "softmax" or (activation is None and outputs.shape[1] > 1)
-
-
-def _votes(outputs: Tensor, activation: Activation | None) -> Tensor:
-    """Count the predictions of each class."""
-    if _is_softmax(outputs, activation):
-        return outputs.argmax(1).flatten().bincount(minlength=outputs.shape[1]).double().cpu()
-    yes = (outputs > 0).sum()
-    return torch.stack([yes, outputs.numel() - yes]).double().cpu()
-
-
 def check_metric(metric: Metric | None, who: str) -> None:
     """Refuse a metric that is no function."""
     if metric is not None and not callable(metric):
@@ -152,6 +140,18 @@ def number_of(metric: Metric, outputs: Any, labels: Any, who: str) -> float:
         return float(value)
     got = f"a {type(value).__name__} of shape {shape}" if shape else reprlib.repr(value)
     raise ConfigError(f"{who}: expected metric to return one number for a batch, got {got}. Make it a float.")
+
+
+def _is_softmax(outputs: Tensor, activation: Activation | None) -> bool:
+    return activation == "softmax" or (activation is None and outputs.shape[1] > 1)
+
+
+def _votes(outputs: Tensor, activation: Activation | None) -> Tensor:
+    """Count the predictions of each class."""
+    if _is_softmax(outputs, activation):
+        return outputs.argmax(1).flatten().bincount(minlength=outputs.shape[1]).double().cpu()
+    yes = (outputs > 0).sum()
+    return torch.stack([yes, outputs.numel() - yes]).double().cpu()
 
 
 def _measured(metric: Metric, outputs: Any, labels: Any, number: int, who: str) -> float:

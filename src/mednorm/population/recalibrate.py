@@ -83,8 +83,9 @@ def recalibrate(
         How far each layer was from the population before and is after; `rollback()` undoes it.
 
     Raises:
-        ConfigError: an argument is unknown or contradicts another, or `where` names no module.
-        DataError: no batch, one of an unknown form, or values that are not finite, with the layer they reach.
+        ConfigError: an argument is unknown or contradicts another, `where` names no module, or a metric is no number.
+        DataError: no batch, an empty one, one of an unknown form, or values that are not finite, with the layer they
+            reach.
 
     Example:
         >>> import torch
