@@ -1,4 +1,7 @@
-"""An examination made by hand, for the tests of what is made of one: every severity, two sites, hostile names."""
+"""An examination made by hand, for the tests of what is made of one: every severity, two sites, hostile names.
+
+Of one site the patients are known.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,11 @@ def examination(*, hostile: bool = False, blocks: int = 2) -> Examination:
             "error",
             names[0],
             f"Images of site {site!r} are 1.42 σ away from what the layer normalizes with.",
-            (Evidence("distance of the site", 1.42, 0.5, "σ"), Evidence("images of the site", 6, unit="images")),
+            (
+                Evidence("distance of the site", 1.42, 0.5, "σ"),
+                Evidence("images of the site", 6, unit="images"),
+                Evidence("patients of the site", 3, unit="patients"),
+            ),
             REMEDY,
             site=site,
         ),
@@ -80,5 +87,5 @@ def examination(*, hostile: bool = False, blocks: int = 2) -> Examination:
         Finding("MN002", "info", names[1], "A little of the initial values is left.", (), ""),
     )
     gap = Gap(3, torch.inf, (0.61, 0.88), dict.fromkeys(names, 0.25))
-    probed = Probed("UNet", layers, 18, 4, 1, {"A": 12, site: 6}, gap)
+    probed = Probed("UNet", layers, 18, 4, 1, {"A": 12, site: 6}, gap, patients={site: 3})
     return Examination(probed, findings)

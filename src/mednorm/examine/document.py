@@ -36,6 +36,7 @@ def document(found: Examination) -> dict[str, Any]:
             batch_size=probed.batch_size,
             devices=probed.devices,
             sites=dict(probed.sites),
+            patients=dict(probed.patients),
             ok=found.ok,
             worst=found.worst,
             diagnosis=headline(found),

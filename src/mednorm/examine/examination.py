@@ -29,12 +29,14 @@ class SiteView:
         images: how many there were.
         distance: of each layer with running statistics, the median over its channels of `population.distance`.
         worst: the layer of the largest; None where no layer has running statistics.
+        patients: whose they are; None where none is named.
 
     """
 
     images: int
     distance: Mapping[str, float]
     worst: str | None
+    patients: int | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ class Examination:
             for layer in self.probed.layers
             if site in layer.sites and (distance := layer_distance(layer, layer.sites[site])) is not None
         }
-        return SiteView(images, distances, max(distances, key=distances.__getitem__, default=None))
+        worst = max(distances, key=distances.__getitem__, default=None)
+        return SiteView(images, distances, worst, self.probed.patients.get(site))
 
     def show(self, console: Console | None = None) -> None:
         """Print the diagnosis, and a table of the findings with what mends them.

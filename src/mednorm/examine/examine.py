@@ -30,7 +30,7 @@ def examine(
     image: str = "image",
     label: str | None = "label",
     site: str = "site",
-    patient: str = "patient",
+    patient: str | None = "patient",
     prepare: Prepare | None = None,
     limit: int | None = None,
     select: str | Iterable[str] | None = None,
@@ -55,8 +55,8 @@ def examine(
         image: key of the images in a dictionary; several keys, with commas between, for several inputs.
         label: key of the labels, None for none.
         site: key of the hospitals or scanners.
-        patient: key of the patients. Images of one are not independent: where they are known, what is said of a site
-            rests on as many patients, and otherwise on as many images.
+        patient: key of the patients, None for none. Images of one are not independent: where they are known, what is
+            said of a site rests on as many patients, and otherwise on as many images.
         prepare: turns what the loader gives into one of those forms first.
         limit: look at so many batches at most.
         select: codes or names of the rules to ask, such as ``"MN003"``; by default all.

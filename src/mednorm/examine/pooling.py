@@ -94,5 +94,4 @@ def channels(moments: Moments, columns: slice) -> Moments:
 
 def of_layer(seen: Seen, columns: slice) -> Seen:
     """Return what images showed of the channels of one layer."""
-    parts = (channels(each, columns) for each in (seen.moments, seen.of_means, seen.of_variances))
-    return Seen(*parts)
+    return Seen(channels(seen.moments, columns), channels(seen.of_means, columns), channels(seen.of_variances, columns))

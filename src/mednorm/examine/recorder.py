@@ -1,9 +1,11 @@
-"""Measure what reaches each normalization layer while a network runs; what is kept does not grow with the data."""
+"""Measure what reaches each normalization layer while a network runs; patients alone make what is kept grow."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -24,7 +26,7 @@ from mednorm.examine.pooling import (
     seen_in,
     single,
 )
-from mednorm.examine.records import BatchesSeen, Seen
+from mednorm.examine.records import BatchesSeen, Patients, Seen
 from mednorm.moments import Moments
 
 
@@ -67,6 +69,7 @@ class Recorder:
         self._handles: list[Any] = []
         self._waiting: dict[str, list[Moments]] = {}
         self._sites: dict[str | None, Seen] = {}
+        self._patients: dict[str, Counter[str | None]] = {}  # images of each patient of a site
         self._total: Seen | None = None  # of all sites, once it is asked for
         self._odd: dict[str, Seen] = {}
         self._batches: tuple[Moments, Moments] | None = None
@@ -93,8 +96,11 @@ class Recorder:
         finally:
             self._paused = False
 
-    def end(self, images: int, sites: Sequence[str | None]) -> None:
-        """Take in what the layers saw of a batch of so many images, of these sites."""
+    def end(self, images: int, sites: Sequence[str | None], patients: Sequence[str | None] = ()) -> None:
+        """Take in what the layers saw of a batch of so many images, of these sites and patients."""
+        for site, patient in zip(sites, patients or (None,) * images, strict=True):
+            if site is not None:
+                self._patients.setdefault(site, Counter())[patient] += 1
         waiting, self._waiting = self._waiting, {}
         odd: dict[str, list[Moments]] = {}
         for name, calls in waiting.items():
@@ -139,7 +145,16 @@ class Recorder:
         if name not in self.calls:
             return {}
         named = {site: of_layer(seen, self._columns[name]) for site, seen in self._sites.items() if site is not None}
-        return {site: seen for site, seen in sorted(named.items()) if seen.images}
+        whose = self.patients()
+        return {site: replace(seen, patients=whose.get(site)) for site, seen in sorted(named.items()) if seen.images}
+
+    def patients(self) -> dict[str, Patients]:
+        """Return whose the images of each site are that is named, where a patient of it is, too."""
+        return {
+            site: Patients.of([*(sizes[name] for name in named), *(1,) * sizes[None]])
+            for site, sizes in sorted(self._patients.items())
+            if (named := sizes.keys() - {None})
+        }
 
     def batches(self, name: str) -> BatchesSeen | None:
         """Return what reached a layer batch by batch, each call of it being one; None where it was not called."""

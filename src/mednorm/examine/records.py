@@ -6,13 +6,48 @@ images' means, an image's mean being one value. So everything merges, and nothin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from mednorm.moments import Moments
+
+
+@dataclass(frozen=True)
+class Patients:
+    """Whose images some are; one of no patient that is named counts as a patient of its own.
+
+    Attributes:
+        count: how many patients there are.
+        images: of all of them.
+        squares: sum over the patients of the squared number of their images.
+
+    Example:
+        >>> Patients.of([8, 8]).effective, Patients.of([15, 1]).merge(Patients.of([8, 8])).count
+        (2.0, 4)
+
+    """
+
+    count: int
+    images: int
+    squares: int
+
+    @staticmethod
+    def of(sizes: Iterable[int]) -> Patients:
+        """Count patients with so many images each."""
+        sizes = tuple(sizes)
+        return Patients(len(sizes), sum(sizes), sum(size * size for size in sizes))
+
+    @property
+    def effective(self) -> float:
+        r"""As many patients, with as many images each, would know their mean as well: :math:`n^2/\sum n_k^2` (Kish)."""
+        return self.images**2 / self.squares
+
+    def merge(self, other: Patients) -> Patients:
+        """Count them with others, of whom none is among them."""
+        return Patients(self.count + other.count, self.images + other.images, self.squares + other.squares)
 
 
 @dataclass(frozen=True)
@@ -25,27 +60,54 @@ class Seen:
         moments: of all values, ``(C,)``.
         of_means: of each image's mean, ``(C,)``; its count is the number of images.
         of_variances: of each image's biased variance, ``(C,)``.
+        patients: whose the images are; None where no patient is named.
 
     """
 
     moments: Moments
     of_means: Moments
     of_variances: Moments
+    patients: Patients | None = None
 
     @property
     def images(self) -> int:
         """How many images there were."""
         return int(self.of_means.count.max())
 
+    @property
+    def draws(self) -> float:
+        """How many independent draws the images are: patients where they are known, otherwise images."""
+        return self.images if self.patients is None else min(self.images, self.patients.effective)
+
     def merge(self, other: Seen) -> Seen:
-        """Pool with what other images showed."""
+        """Pool with what other images of other patients showed."""
+        known = self.patients is not None or other.patients is not None
         return Seen(
             self.moments.merge(other.moments),
             self.of_means.merge(other.of_means),
             self.of_variances.merge(other.of_variances),
+            self._whose().merge(other._whose()) if known else None,
         )
 
-    def effective_samples(self, batch_size: int) -> Tensor:
+    def _whose(self) -> Patients:
+        return self.patients or Patients(self.images, self.images, self.images)
+
+    def by_patient(self) -> Seen:
+        r"""Return the same as if each of the `draws`, two at least, were an image; itself where no patient is named.
+
+        Slices of one patient are taken as wholly dependent, as if they repeated each other: what is measured with
+        that is never too narrow. Then n images of K patients, as `Patients.effective` counts them, hold
+        :math:`1-1/K` of the variance between patients, which is :math:`K/(K-1)` times their own mean square
+        :math:`M_2/n`. With an image a patient it is the unbiased variance between images.
+        """
+        if self.patients is None:
+            return self
+        # `Moments` counts whole values: the spread is what is scaled, so that dividing by n − 1 gives this.
+        scale = self.draws * (self.images - 1) / (self.images * (self.draws - 1))
+        means, variances = (replace(each, m2=each.m2 * scale) for each in (self.of_means, self.of_variances))
+        return replace(self, of_means=means, of_variances=variances)
+
+    def effective_samples(self, batch_size: float) -> Tensor:
         r"""Return as how many independent values a batch's values count for its mean, ``(C,)``.
 
         Values of one image are correlated: the mean of n images varies by :math:`s^2_b/n`, with :math:`s^2_b` the
@@ -55,11 +117,11 @@ class Seen:
         between = self.of_means.unbiased_variance
         return batch_size * self.moments.variance / between.clamp(min=torch.finfo(between.dtype).tiny)
 
-    def noise_of_mean(self, batch_size: int) -> Tensor:
+    def noise_of_mean(self, batch_size: float) -> Tensor:
         """Return the standard deviation of a batch's mean, in standard deviations of the values, ``(C,)``."""
         return self.effective_samples(batch_size).rsqrt()
 
-    def noise_of_variance(self, batch_size: int) -> Tensor:
+    def noise_of_variance(self, batch_size: float) -> Tensor:
         r"""Return the standard deviation of a batch's variance, as a share of the variance, ``(C,)``.
 
         :math:`\operatorname{Var}(v)/n + 2 s_b^4/(n-1)`, with v the images' own variances: the first for what differs
@@ -217,6 +279,7 @@ class Probed:
         devices: that a training batch is spread over, each with so many images.
         sites: images of each named site.
         gap: None where no layer has running statistics, or no batch has statistics of its own.
+        patients: of each named site; of those alone where a patient is named.
 
     """
 
@@ -227,3 +290,4 @@ class Probed:
     devices: int
     sites: Mapping[str, int]
     gap: Gap | None
+    patients: Mapping[str, int] = field(default_factory=dict)

@@ -170,6 +170,8 @@ class Document(_Strict):
     devices: int
     sites: dict[str, int]
     """images of each"""
+    patients: dict[str, int]
+    """of each site where some are named; an image of none counts as a patient of its own"""
     ok: bool
     """no finding is an error"""
     worst: Level | None

@@ -55,7 +55,7 @@ def site_chart(document: dict[str, Any]) -> Chart | None:
         return None
     names = [layer["name"] for layer in layers]
     sites = sorted({site for layer in layers for site in layer["sites"]})
-    called = {site: f"{site} ({document['sites'].get(site, 0)})" for site in sites}
+    called = {site: f"{site} ({wording.of_patients(document, site)})" for site in sites}
     look = {ALL: Style("#8A8A8A", "circle-open", "dot"), **_site_styles(list(called.values()))}
     spreads = {ALL: [layer["distance"] for layer in layers]}
     for site in sites:
@@ -89,7 +89,7 @@ def site_chart(document: dict[str, Any]) -> Chart | None:
         "over the layer’s channels."
         + (
             " A site that is above the others from the first layer on differs in its images. In brackets stands how "
-            "many of them there are: few say little."
+            "many of them there are: few say little, and as little many of few patients."
             if sites
             else ""
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from mednorm.results import Estimate
 
@@ -103,6 +103,18 @@ def label(key: str) -> str:
 def regularizer(name: str) -> str:
     """Name a regularizer in words."""
     return "no regularizer" if name == "none" else label(name)
+
+
+def of_patients(document: dict[str, Any], site: str) -> str:
+    """Say how many images an examination saw of a site, and of how many patients where it knows these.
+
+    >>> of_patients({"sites": {"A": 12, "B": 6}, "patients": {"A": 3}}, "A")
+    '12 of 3 patients'
+    >>> of_patients({"sites": {"A": 12, "B": 6}, "patients": {"A": 3}}, "B")
+    '6'
+    """
+    images, patients = document["sites"].get(site, 0), document.get("patients", {}).get(site)
+    return str(images) if patients is None else f"{images} of {plural(patients, 'patient')}"
 
 
 def listed(words: list[str], *, most: int = 8) -> str:

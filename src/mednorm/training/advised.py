@@ -62,6 +62,6 @@ def untrained(settings: RunSettings, task: Task, prepared: Prepared) -> Untraine
     size = min(settings.batch_size, len(train.names)) if settings.patch_size is None else settings.batch_size
     steps = -(-min(IMAGES, len(train.names) * each) // size)
     if settings.patch_size is None:
-        return Untrained(network, PatchBatches(training_loader(train, size, 0, steps), train.sites), task.loss())
+        return Untrained(network, PatchBatches(training_loader(train, size, 0, steps), train), task.loss())
     patches = patch_loader(train, network.get_submodule("scaling"), settings.patch_size, size, 0, steps)
-    return Untrained(network.get_submodule("net"), PatchBatches(patches, train.sites), task.loss())
+    return Untrained(network.get_submodule("net"), PatchBatches(patches, train), task.loss())

@@ -45,21 +45,32 @@ class ImageBatches:
         assert isinstance(images, Tensor)
         assert isinstance(targets, Tensor)
         for rows in self._rows:
-            yield {"image": images[rows], "label": targets[rows], "site": [self._arrays.sites[row] for row in rows]}
+            sites, patients = ([names[row] for row in rows] for names in (self._arrays.sites, self._arrays.patients))
+            yield {"image": images[rows], "label": targets[rows], "site": sites, "patient": patients}
 
 
 class PatchBatches:
-    """Patches of volumes as the run was trained on, the same in every pass."""
+    """Patches of volumes as the run was trained on, the same in every pass.
 
-    def __init__(self, loader: Loader, sites: tuple[str | None, ...]) -> None:
-        self._loader, self._sites = loader, sites
+    A volume of no patient that is named is a patient: its patches are as little independent as those of one.
+
+    Args:
+        loader: gives images, targets and rows of the arrays.
+        arrays: whose the images are.
+
+    """
+
+    def __init__(self, loader: Loader, arrays: Arrays) -> None:
+        self._loader, self._sites = loader, arrays.sites
+        self._patients = [patient or name for patient, name in zip(arrays.patients, arrays.names, strict=True)]
 
     def __len__(self) -> int:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for images, targets, rows in self._loader:
-            yield {"image": images, "label": targets, "site": [self._sites[row] for row in rows.tolist()]}
+            sites, patients = ([names[row] for row in rows.tolist()] for names in (self._sites, self._patients))
+            yield {"image": images, "label": targets, "site": sites, "patient": patients}
 
 
 @dataclass(frozen=True)
@@ -128,7 +139,7 @@ def loader_of_run(
         return whole, ImageBatches(arrays, size), facts
     steps = -(-len(arrays.names) * settings.patches_per_volume // size)
     patches = patch_loader(arrays, whole.get_submodule("scaling"), settings.patch_size, size, 0, steps)
-    return whole.get_submodule("net"), PatchBatches(patches, arrays.sites), facts
+    return whole.get_submodule("net"), PatchBatches(patches, arrays), facts
 
 
 def metric_of(task: Task, classes: tuple[str, ...]) -> Callable[[Any, Any], float]:

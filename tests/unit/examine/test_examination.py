@@ -48,7 +48,7 @@ def test_the_views_hold_every_finding_and_every_layer(found):
 
 def test_a_site_says_how_far_each_layer_is_and_which_is_worst(found):
     sites = found.by_site()
-    assert {site: view.images for site, view in sites.items()} == {"A": 12, "B": 6}
+    assert {site: (view.images, view.patients) for site, view in sites.items()} == {"A": (12, None), "B": (6, 3)}
     first = found.probed.layers[0]
     expected = distance(first.sites["B"].moments, torch.zeros(4).double(), torch.ones(4).double(), 1e-5)
     assert sites["B"].distance[first.name] == pytest.approx(float(expected.quantile(0.5)), rel=1e-12)
@@ -141,6 +141,7 @@ def test_the_json_holds_what_was_measured_to_four_digits(found):
     assert at_four["mean"] == pytest.approx(float(seen.noise_of_mean(4).quantile(0.5)), rel=5e-4)
     assert at_four["variance"] == pytest.approx(float(seen.noise_of_variance(4).quantile(0.5)), rel=5e-4)
     assert written["sites"]["B"]["images"] == 6
+    assert (found.to_dict()["sites"], found.to_dict()["patients"]) == ({"A": 12, "B": 6}, {"B": 3})
     assert (written["severity"], written["codes"], written["share"]) == ("error", ["MN004"], 0.25)
 
 

@@ -115,10 +115,10 @@ def test_the_training_batch_size_is_the_callers(fine):
 
 def test_the_keys_of_a_dictionary_may_have_other_names(fine):
     model, data = fine
-    renamed = [{"scan": batch["image"], "hospital": ["A", "B"] * 4} for batch in data]
-    found = mednorm.examine(model, renamed, image="scan", site="hospital")
+    renamed = [{"scan": batch["image"], "hospital": ["A", "B"] * 4, "case": list("ppqqrrpp")} for batch in data]
+    found = mednorm.examine(model, renamed, image="scan", site="hospital", patient="case")
     assert dict(found.probed.sites) == {"A": 24, "B": 24}
-    assert set(found.by_site()) == {"A", "B"}
+    assert {site: view.patients for site, view in found.by_site().items()} == {"A": 3, "B": 3}
 
 
 def test_the_network_is_as_it_was_also_when_the_loader_raises(fine):

@@ -54,6 +54,12 @@ def test_sites_are_counted_and_images_of_none_are_not_among_them():
     assert {site: seen.images for site, seen in found.layers[0].sites.items()} == {"A": 1, "B": 3}
 
 
+def test_patients_are_counted_where_some_are_named():
+    data = [{"image": IMAGES[:3], "site": ["B", "A", "A"], "case": ["p", None, None]}]
+    assert probe(head(), Batches(data, patient="case")).patients == {"B": 1}
+    assert probe(head(), Batches(data)).patients == {}
+
+
 def test_layers_come_in_the_order_of_their_calls_and_those_not_called_last():
     class Backwards(nn.Module):
         def __init__(self):

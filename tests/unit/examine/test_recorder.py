@@ -12,6 +12,7 @@ from torch import nn
 from mednorm import BatchNorm
 from mednorm.examine.pooling import per_sample
 from mednorm.examine.recorder import Recorder
+from mednorm.examine.records import Patients
 from mednorm.guards import evaluation_mode
 from mednorm.population.batches import Batches, call
 from tests.unit.examine.looking import head, inputs_of, volume_network
@@ -100,6 +101,17 @@ def test_the_slices_of_a_volume_are_one_image():
     images = x.double().transpose(1, 2).flatten(2).numpy()
     assert_seen(seen.seen("1"), images)
     assert_seen(seen.sites("1")["A"], images[[0, 2]])
+
+
+def test_patients_are_counted_at_each_site_and_an_image_of_none_is_one_of_its_own():
+    network = head()
+    with evaluation_mode(network), Recorder(network) as recorder:
+        for sites, patients in (("AAB", ("p", "q", "p")), ("ABB", ("p", None, None)), ("CCC", ())):
+            network(torch.randn(3, 1, 12, 10))
+            recorder.end(3, list(sites), patients)
+    whose = {"A": Patients.of([2, 1]), "B": Patients.of([1, 1, 1])}
+    assert recorder.patients() == whose
+    assert {site: seen.patients for site, seen in recorder.sites("1").items()} == {**whose, "C": None}
 
 
 def test_samples_that_belong_to_no_image_count_each_for_itself():

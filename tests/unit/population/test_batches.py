@@ -49,6 +49,16 @@ def test_sites_in_the_metadata_of_monais_tensors_are_found_and_the_tensors_are_p
     assert type(batch.inputs[0]) is torch.Tensor
 
 
+def test_patients_are_found_as_sites_are_where_they_are_asked_for():
+    for given in ({"image": IMAGES, "patient": ["p", None, 3]}, {"image": MetaTensor(IMAGES, meta={"patient": "p"})}):
+        assert only(given).patients == ()
+    assert only({"image": IMAGES, "patient": ["p", None, 3]}, patient="patient").patients == ("p", None, "3")
+    assert only({"image": MetaTensor(IMAGES, meta={"case": "p"})}, patient="case").patients == ("p",) * 3
+    assert only((IMAGES, LABELS), patient="patient").patients == (None,) * 3
+    with pytest.raises(DataError, match=re.escape("one patient for each of 3 samples, got ['p']")):
+        only({"image": IMAGES, "patient": ["p"]}, patient="patient")
+
+
 def test_a_list_of_samples_is_joined_with_their_metadata():
     samples = [{"image": MetaTensor(each, meta={"site": name})} for each, name in zip(IMAGES, "ABA", strict=True)]
     batch = only(samples)

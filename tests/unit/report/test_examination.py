@@ -62,6 +62,16 @@ def test_the_diagnosis_is_the_first_thing_said(page, document):
     assert page.text.index(said) < page.text.index("MN004 A site's images")
 
 
+def test_the_lead_says_of_each_site_how_many_images_there_are_and_of_how_many_patients(page):
+    assert f"18 images of 2 sites (A 12, {HOSTILE} 6 of 3 patients)" in page.text
+
+
+def test_the_json_of_an_earlier_version_that_knew_no_patients_is_still_shown(document, tmp_path):
+    earlier = {key: value for key, value in document.items() if key != "patients"}
+    text = _read(write_examination(earlier, tmp_path / "page.html")).text
+    assert f"18 images of 2 sites (A 12, {HOSTILE} 6)" in text
+
+
 def test_every_rule_that_found_something_has_its_evidence_threshold_and_remedy(page, document):
     assert [attributes["id"] for tag, attributes in page.tags if tag == "article"] == [
         "MN004",
@@ -70,6 +80,7 @@ def test_every_rule_that_found_something_has_its_evidence_threshold_and_remedy(p
         "MN002",
     ]
     assert "distance of the site 1.42 σ 0.5" in page.text
+    assert "patients of the site 3 patients" in page.text
     assert f"What mends it {REMEDY}" in page.text
     assert "mednorm examine --explain MN003" in page.text
 
@@ -154,7 +165,7 @@ def test_the_layers_with_findings_are_the_first_choices(document):
 
 def test_sites_are_curves_with_their_count_and_the_far_one_is_above(document):
     chart = site_chart(document)
-    assert chart.norms == ["all images", f"{HOSTILE} (6)", "A (12)"]
+    assert chart.norms == ["all images", f"{HOSTILE} (6 of 3 patients)", "A (12)"]
     _, far, near = (line["y"] for line in chart.panels[0].views[0])
     assert all(b > 1 > a for a, b in zip(near, far, strict=True))
 

@@ -10,12 +10,13 @@ import torch
 import typer
 from torch import nn
 
+import mednorm
 from mednorm.cli.app import app
 from mednorm.data import Arrays
 from mednorm.errors import ConfigError, DataError, MissingExtraError, RunError
 from mednorm.tasks import find_task
 from mednorm.training.evaluation import evaluate_run
-from mednorm.training.examined import ImageBatches, loader_of_run
+from mednorm.training.examined import ImageBatches, PatchBatches, loader_of_run
 from mednorm.training.owned import own_model, own_model_and_loader
 from mednorm.training.remedies import with_commands
 from tests.examination_fixture import HOSTILE, examination
@@ -62,6 +63,7 @@ def test_neighbours_are_parted_the_same_way_in_every_pass_and_keep_label_and_sit
     for batch in batches:
         assert torch.equal(batch["image"][:, 0, 0, 0], batch["label"].float())
         assert batch["site"] == [f"site {row % 2}" for row in batch["label"].tolist()]
+        assert batch["patient"] == [str(row) for row in batch["label"].tolist()]
 
 
 def test_a_run_is_examined_on_what_it_is_evaluated_on(study_folder):
@@ -85,7 +87,8 @@ def test_other_data_brings_its_sites(tmp_path):
     _, batches, facts = loader_of_run(run, str(data), "all")
     assert {site for batch in batches for site in batch["site"]} == {"north", "south"}
     assert facts.images == 36
-    _, batches, _ = loader_of_run(run, str(data), "all", batch_size=9)
+    model, batches, _ = loader_of_run(run, str(data), "all", batch_size=9)
+    assert dict(mednorm.examine(model, batches, try_step=False).probed.patients) == {"north": 8, "south": 4}
     assert [len(batch["image"]) for batch in batches] == [9] * 4
 
 
@@ -111,6 +114,15 @@ def test_volumes_come_as_patches_for_the_part_behind_the_scaling(tmp_path):
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(found, again, strict=True))
     outputs = model(found[0]["image"])
     assert 0 <= facts.metric(outputs, found[0]["label"]) <= 1
+
+
+@pytest.mark.parametrize(("patients", "expected"), [(("p", "p"), {"p"}), (("p", None), {"p", "volume 1"})])
+def test_the_patches_of_a_volume_are_of_its_patient_or_where_none_is_named_of_the_volume(patients, expected):
+    volumes = Arrays(torch.zeros(2, 1, 4, 4, 4), torch.zeros(2), ("volume 0", "volume 1"), "AA", patients, (None,) * 2)
+    rows = torch.tensor([0, 1, 1])
+    (batch,) = PatchBatches([(torch.zeros(3, 1, 2, 2, 2), torch.zeros(3), rows)], volumes)
+    assert batch["patient"] == [patients[row] or f"volume {row}" for row in rows.tolist()]
+    assert set(batch["patient"]) == expected
 
 
 def test_a_folder_that_is_no_run_is_said(tmp_path):
