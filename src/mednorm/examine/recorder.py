@@ -151,7 +151,7 @@ class Recorder:
     def patients(self) -> dict[str, Patients]:
         """Return whose the images of each site are that is named, where a patient of it is, too."""
         return {
-            site: Patients.of([*(sizes[name] for name in named), *(1,) * sizes[None]])
+            site: Patients.of(sizes[name] for name in named).merge(Patients.alone(sizes[None]))
             for site, sizes in sorted(self._patients.items())
             if (named := sizes.keys() - {None})
         }

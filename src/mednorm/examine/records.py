@@ -40,6 +40,11 @@ class Patients:
         sizes = tuple(sizes)
         return Patients(len(sizes), sum(sizes), sum(size * size for size in sizes))
 
+    @staticmethod
+    def alone(images: int) -> Patients:
+        """Count so many images as a patient each."""
+        return Patients(images, images, images)
+
     @property
     def effective(self) -> float:
         r"""As many patients, with as many images each, would know their mean as well: :math:`n^2/\sum n_k^2` (Kish)."""
@@ -90,15 +95,15 @@ class Seen:
         )
 
     def _whose(self) -> Patients:
-        return self.patients or Patients(self.images, self.images, self.images)
+        return self.patients or Patients.alone(self.images)
 
     def by_patient(self) -> Seen:
         r"""Return the same as if each of the `draws`, two at least, were an image; itself where no patient is named.
 
-        Slices of one patient are taken as wholly dependent, as if they repeated each other: what is measured with
-        that is never too narrow. Then n images of K patients, as `Patients.effective` counts them, hold
-        :math:`1-1/K` of the variance between patients, which is :math:`K/(K-1)` times their own mean square
-        :math:`M_2/n`. With an image a patient it is the unbiased variance between images.
+        Slices of one patient are taken to repeat one another, which errs on the wide side where they differ. Then n
+        images of K patients, as `Patients.effective` counts them, hold :math:`1-1/K` of the variance between patients:
+        that is :math:`K/(K-1)` times the mean square :math:`M_2/n`. With an image a patient it is the unbiased variance
+        between images.
         """
         if self.patients is None:
             return self

@@ -13,6 +13,10 @@ def seen(values, patients=None):
     return Seen(rows.pooled(), Moments.of(rows.mean), Moments.of(rows.variance), patients)
 
 
+def unnamed(found):
+    return Seen(found.moments, found.of_means, found.of_variances)
+
+
 def noise(found):
     by_patient = found.by_patient()
     return torch.stack([by_patient.noise_of_mean(found.draws), by_patient.noise_of_variance(found.draws)])
@@ -24,11 +28,7 @@ IMAGES = torch.randn(6, 3, 50, dtype=torch.float64, generator=torch.Generator().
 def test_slices_that_repeat_one_image_a_patient_tell_as_much_as_those_images():
     repeated = seen(IMAGES.repeat_interleave(16, 0), Patients.of([16] * 6))
     torch.testing.assert_close(noise(repeated), noise(seen(IMAGES)), rtol=1e-12, atol=0)
-    assert (noise(replaced_by_none(repeated)) < 0.5 * noise(repeated)).all()
-
-
-def replaced_by_none(found):
-    return Seen(found.moments, found.of_means, found.of_variances)
+    assert (noise(unnamed(repeated)) < 0.5 * noise(repeated)).all()
 
 
 def test_an_image_a_patient_changes_nothing():
