@@ -2,8 +2,8 @@
 
 Each network is advised on in a process of its own, which may measure small batches alone (`--seconds`). Then it is
 trained for some steps at larger sizes, and at one between, each in a fresh process that measures its own peak: all of
-its resident memory, libraries and data included. Rise is what of the peak is above the memory before the first step.
-Writes benchmarks/results/advise.json.
+its resident memory, libraries and data included. All of it with the allocator as it comes, and tuned as `mednorm train`
+has it. Writes benchmarks/results/advise.json.
 
     python benchmarks/advise_memory.py            # three networks
     python benchmarks/advise_memory.py --smoke    # small inputs of one network, to see that it runs
@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,7 +34,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from mednorm import __version__, advise_batch_size
-from mednorm.allocator import tune_allocator
+from mednorm.allocator import SWITCH, tune_allocator
 from mednorm.bench.machine import cpu_model
 from mednorm.memory import PeakMemory, in_use
 from mednorm.tasks.networks import Shape, build_network
@@ -48,7 +50,8 @@ CASES: dict[str, tuple[Build, tuple[int, ...]]] = {
     "the article's CNN": (CNN, (1, 64, 64)),
 }
 RESULTS = Path(__file__).parent / "results" / "advise.json"
-IMAGES, STEPS = 64, 5
+ALLOCATORS = ("default", "tuned")
+IMAGES, STEPS = 64, 12
 
 
 def data(name: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
@@ -83,25 +86,25 @@ def train(name: str, batch_size: int) -> dict[str, Any]:
     return {"peak": round((memory.total() or 0) * 2**20), "before": before}
 
 
-def apart(*words: object) -> dict[str, Any]:
-    """Run this script with some words in a process of its own; return what it printed."""
-    command = [sys.executable, __file__, *map(str, words)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+def apart(allocator: str, *words: object) -> dict[str, Any]:
+    """Run this script with some words in a process of its own, with an allocator; return what it printed."""
+    command, surroundings = [sys.executable, __file__, *map(str, words)], os.environ | {SWITCH: allocator}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=surroundings)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def measure(name: str, seconds: float) -> dict[str, Any]:
+def measure(name: str, allocator: str, seconds: float) -> dict[str, Any]:
     """Return what was predicted and measured of a network, at sizes that the fit does not know."""
-    advised = apart("--advise", name, "--seconds", seconds)
+    advised = apart(allocator, "--advise", name, "--seconds", seconds)
     fitted, largest = advised["memory"], advised["measured"][-1]["batch_size"]
     sizes = [3 * largest // 4, 3 * largest // 2, 3 * largest]
     rows = []
     for size in sizes:
-        found = apart("--train", name, size)
+        found = apart(allocator, "--train", name, size)
         predicted = round(max(fitted["floor"], fitted["fixed"] + fitted["per_image"] * size))
         rows.append({"batch_size": size, "predicted": predicted, **found, "error": predicted / found["peak"] - 1})
-    return {"network": name, "shape": list(CASES[name][1]), **advised, "unseen": rows}
+    return {"network": name, "shape": list(CASES[name][1]), "allocator": allocator, **advised, "unseen": rows}
 
 
 def main() -> None:
@@ -113,7 +116,7 @@ def main() -> None:
     parser.add_argument("--advise", choices=CASES, help=argparse.SUPPRESS)
     parser.add_argument("--train", nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    tuned = tune_allocator()
+    tune_allocator()
     if asked.advise:
         print(json.dumps(advise(asked.advise, asked.seconds)))
         return
@@ -121,14 +124,10 @@ def main() -> None:
         print(json.dumps(train(asked.train[0], int(asked.train[1]))))
         return
     cases = []
-    for name in list(CASES)[-1:] if asked.smoke else CASES:
-        cases.append(measure(name, 0.0 if asked.smoke else asked.seconds))
+    for name, allocator in [(list(CASES)[-1], "tuned")] if asked.smoke else product(CASES, ALLOCATORS):
+        cases.append(measure(name, allocator, 0.0 if asked.smoke else asked.seconds))
         print(json.dumps(cases[-1]), flush=True)
-    machine = {
-        "model": cpu_model(),
-        "threads": torch.get_num_threads(),
-        "allocator": "tuned" if tuned.applied else "default",
-    }
+    machine = {"model": cpu_model(), "threads": torch.get_num_threads()}
     versions = {"mednorm": __version__, "torch": torch.__version__, "python": platform.python_version()}
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps({"machine": machine, "versions": versions, "cases": cases}, indent=1) + "\n")

@@ -7,7 +7,7 @@ A *part* fills the lines between `<!-- render: NAME -->` and `<!-- end -->`:
 | `quickstart` | examples/quickstart.py and what it prints |
 | `example NAME`, `snippet NAME` | examples/NAME.py, docs/snippets/NAME.py, and what it prints |
 | `tasks`, `presets`, `networks` | what the package knows, as tables |
-| `benchmark keras`, `benchmark lean` | benchmarks/results/keras.json, lean.json |
+| `benchmark keras`, `benchmark lean`, `benchmark advise` | benchmarks/results/keras.json, lean.json, advise.json |
 | `benchmark layers` | what `mednorm bench layers` wrote to benchmarks/results/layers.json; so family, steps, statistics, inference, startup, allocators |
 | `speed en` | the same in short, layers and steps |
 | `clinic` | benchmarks/results/clinic.json |

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from rendering import speed
+from rendering.advise import advise
 from rendering.lean import lean
 from rendering.source import ROOT, PartError
 from rendering.tables import markdown
@@ -21,15 +22,12 @@ def benchmark(name: str) -> str:
         PartError: there is none of that name.
 
     """
-    if name == "lean":
-        return lean()
-    if name in speed.SHOWN:
-        return speed.SHOWN[name]()
+    shown = {"advise": advise, "lean": lean, **speed.SHOWN}
+    if name in shown:
+        return shown[name]()
     path = ROOT / "benchmarks" / "results" / "keras.json"
     if name != "keras" or not path.exists():
-        raise PartError(
-            f"{name}: expected one of keras, lean, {', '.join(speed.SHOWN)}, and its file in benchmarks/results."
-        )
+        raise PartError(f"{name}: expected one of keras, {', '.join(shown)}, and its file in benchmarks/results.")
     return _keras(json.loads(path.read_text(encoding="utf-8")))
 
 

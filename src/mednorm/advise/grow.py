@@ -9,11 +9,10 @@ from typing import Protocol
 import torch
 
 from mednorm.advise.fit import Measured, MemoryFit, cautious, fit
-from mednorm.advise.step import STEPS
+from mednorm.advise.step import FEWEST
 
 MARGIN = 0.05  # of a predicted peak, for what the prediction is off by
-RISE = 512 * 10**6  # bytes; what the peak has risen by then tells the slope well enough
-_FIRST, _LARGEST = 4, 1024
+_SIZES, _LARGEST = 4, 1024
 
 
 class Measures(Protocol):
@@ -30,10 +29,11 @@ def grow(
     seconds: float,
     tell: Callable[[int], object] = lambda images: None,
 ) -> tuple[tuple[Measured, ...], MemoryFit | None]:
-    """Measure batches of 1, 2, 4, … images, until the peak has risen enough to tell how it goes on.
+    """Measure batches of 1, 2, 4, … images, as far as the limit and the time allow.
 
     A size is run if what was measured so far predicts that its peak stays within the limit, with a margin; the second,
-    if it would with twice the rise of the first. A network that refuses a single image, as batch normalization of one
+    if it would with twice the rise of the first; after four sizes, if twice as many images would fit as well, as a step
+    near the limit tells little for its risk. A network that refuses a single image, as batch normalization of one
     value a channel does, is begun with two.
 
     Args:
@@ -49,10 +49,9 @@ def grow(
     """
     started, found, size = time.perf_counter(), list[Measured](), 1
     while size <= _LARGEST and (not found or (1 + MARGIN) * _predicted(found, before).at(size) <= limit):
-        if len(found) >= _FIRST:
-            risen = found[-1].peak - found[0].peak >= RISE
-            lasts = STEPS * size * found[-1].seconds_per_image
-            if risen or time.perf_counter() - started + lasts > seconds:
+        if len(found) >= _SIZES:
+            lasts = FEWEST * size * found[-1].seconds_per_image
+            if time.perf_counter() - started + lasts > seconds or _predicted(found, before).at(2 * size) > limit:
                 break
         tell(size)
         try:
@@ -67,4 +66,4 @@ def grow(
 
 
 def _predicted(found: list[Measured], before: int) -> MemoryFit:
-    return fit(found) if len(found) > 1 else cautious(found[0], before)
+    return fit(found, before) if len(found) > 1 else cautious(found[0], before)

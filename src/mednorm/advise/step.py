@@ -16,6 +16,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.utils._pytree import tree_leaves, tree_map
 
 from mednorm.advise.fit import Measured
+from mednorm.advise.tensors import TensorMemory
 from mednorm.errors import ConfigError
 from mednorm.guards import copied
 from mednorm.lean import lean_activations
@@ -24,7 +25,10 @@ from mednorm.population.batches import Batch, call, device_of
 
 Loss = Callable[[Any, Any], Tensor]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
-STEPS = 4  # of a size, the first of which makes what later ones find: buffers, gradients, the optimizer's state
+# Steps of a size: the first makes what later ones find, buffers, gradients and the optimizer's state, and a heap that
+# is kept grows for some more. They end once as many as the fewest have raised the peak by less than a share of it.
+FEWEST, MOST = 5, 16
+_RISE = 0.005
 _LOOKED_AT = 8  # batches, for the largest images
 
 OPTIMIZERS: dict[str, MakeOptimizer] = {
@@ -138,7 +142,7 @@ class Trainer:
         return self._held
 
     def measure(self, images: int) -> Measured:
-        """Run some steps of so many images.
+        """Run steps of so many images until their peak holds still.
 
         The peak is what a training would begin with, the optimizer's state, and the rise during these steps. So neither
         the copy counts nor what earlier sizes and the search for noise have left of free heap between its blocks.
@@ -151,15 +155,20 @@ class Trainer:
         batch = of_size(self._batch, images)
         self._optimizer.zero_grad(set_to_none=True)
         kept = self._state()
-        peak = PeakMemory(device)
-        seconds = [self._step(batch, device) for _ in range(STEPS)]
-        rise = peak.read()
-        if rise is None:
+        memory = PeakMemory(device)
+        if memory.start is None:
             raise ConfigError(
                 "advise_batch_size: expected a system that tells the peak memory of a process, which is Linux, or a "
                 "network on a GPU; got neither."
             )
-        return Measured(images, held + kept + int(rise * 2**20), statistics.median(seconds[1:]) / images)
+        seconds, peaks = list[float](), list[float]()
+        while len(seconds) < FEWEST or (len(seconds) < MOST and peaks[-1] > (1 + _RISE) * peaks[-FEWEST]):
+            seconds.append(self._step(batch, device))
+            peaks.append(held + kept + 2**20 * (memory.read() or 0.0))
+        with TensorMemory() as tensors:
+            self._optimizer.zero_grad(set_to_none=True)
+            self._step(batch, device)
+        return Measured(images, int(peaks[-1]), tensors.peak, statistics.median(seconds[1:]) / images)
 
     def _state(self) -> int:
         """Return the bytes of the optimizer's state that are there already, and not part of a rise."""

@@ -29,6 +29,7 @@ def advise(
     patches_per_volume: o.PatchesPerVolume = None,
     optimizer: o.Optimizer = None,
     classes: o.Classes = None,
+    folds: o.Folds = None,
     split_seed: o.SplitSeed = None,
     seconds: Annotated[
         float, typer.Option("--seconds", help="That measuring may last, about; four sizes are measured in any case.")
@@ -74,6 +75,7 @@ def advise(
         "optimizer": optimizer,
         "classes": o.words(classes),
         "image_size": o.numbers(image_size, "--image-size"),
+        "folds": folds,
         "split_seed": split_seed,
         "device": device,
         "lean": lean,

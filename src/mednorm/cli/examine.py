@@ -49,6 +49,9 @@ def examine(
         str | None,
         typer.Option("--task", help="Of MODEL: read and scale the images as this task does.", metavar="TASK"),
     ] = None,
+    patch_size: Annotated[
+        str | None, typer.Option("--patch-size", help="Of MODEL and volumes: look at patches, e.g. 96,96,96.")
+    ] = None,
     html: Annotated[
         Path | None, typer.Option("--html", help="Write a page that shows all of it.", metavar="FILE")
     ] = None,
@@ -91,14 +94,15 @@ def examine(
     written = None if out is None else out / "examination.json"
     pages = [path for path in (html, out and out / "examination.html") if path is not None]
     o.check_free([written, *pages], overwrite)
+    owned = {"--weights": weights, "--task": task, "--patch-size": patch_size}
     rules: dict[str, Any] = {"select": select, "ignore": ignore, "limit": limit}
     if ":" in what and not Path(what).exists():
-        model, loader, metric = own_model_and_loader(what, weights, data, task, split, batch_size)
+        patch = o.numbers(patch_size, "--patch-size")
+        model, loader, metric = own_model_and_loader(what, weights, data, task, split, batch_size, patch)
         found = _examined(model.to(judging_device(device)), loader, metric=metric, batch_size=batch_size, **rules)
-    elif weights is not None or task is not None:
+    elif alone := [option for option, value in owned.items() if value is not None]:
         raise ConfigError(
-            f"{'--weights' if weights else '--task'}: expected package.module:network with it, got {what!r}; a run "
-            "knows its own. Leave it out."
+            f"{alone[0]}: expected package.module:network with it, got {what!r}; a run knows its own. Leave it out."
         )
     else:
         model, loader, facts = loader_of_run(Path(what), data, split, batch_size=batch_size, device=device)

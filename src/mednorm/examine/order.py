@@ -94,7 +94,7 @@ def _beyond(finding: Finding) -> float:
 
 def _codes(rules: Sequence[Rule], wanted: str | Iterable[str] | None, what: str) -> set[str]:
     """Return the codes of some rules, none where none are asked for; empty words, as behind a comma, do not count."""
-    if wanted is None:
+    if wanted is None or (what == "ignore" and isinstance(wanted, list | tuple | set) and not wanted):
         return set()
     words = wanted.split(",") if isinstance(wanted, str) else list(wanted) if isinstance(wanted, Iterable) else []
     if not all(isinstance(word, str) for word in words) or not any(word.strip() for word in words):

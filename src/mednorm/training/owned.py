@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import pickle
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +14,13 @@ from torch import Tensor, nn
 
 from mednorm.data import Split
 from mednorm.errors import ConfigError, MissingExtraError, RunError
+from mednorm.population.judge import Metric
 from mednorm.tasks import find_task
 from mednorm.tasks.own import current_folder_searched, own_object
 from mednorm.tasks.scaling import StandardizeByTraining, StandardizeEach
-from mednorm.training.examined import ImageBatches, metric_of
-
-Metric = Callable[[Any, Any], float]
+from mednorm.training.examined import ImageBatches, PatchBatches, metric_of
+from mednorm.training.patches import patch_loader
+from mednorm.training.settings import PATCHES_PER_VOLUME
 
 _DAMAGE = (RuntimeError, EOFError, OSError, pickle.UnpicklingError)
 
@@ -52,6 +54,7 @@ def own_model_and_loader(
     task: str | None,
     split: Split | Literal["all"],
     batch_size: int | None,
+    patch_size: Sequence[int] | None = None,
 ) -> tuple[nn.Module, Iterable[Any], Metric | None]:
     """Return a network of the user's own, batches for it, and the metric where the task is known.
 
@@ -62,22 +65,26 @@ def own_model_and_loader(
         task: that reads them.
         split: which of them.
         batch_size: of the training, for a task's images; 8 where it is not known.
+        patch_size: of the training, for a task of volumes, in voxels.
 
     Raises:
-        ConfigError: neither a loader nor images of a task, or both.
+        ConfigError: neither a loader nor images of a task, or both; volumes without a patch size, or slices with one.
 
     """
     model = own_model(name, weights)
     if data is not None and ":" in data and not Path(data).exists():
-        if task is not None:
-            raise ConfigError(f"--task: expected images to read, got --data {data!r}, a loader. Leave --task out.")
+        for option, value in (("--task", task), ("--patch-size", patch_size)):
+            if value is not None:
+                raise ConfigError(
+                    f"{option}: expected images to read, got --data {data!r}, a loader. Leave {option} out."
+                )
         return model, own_loader(data), None
     if task is None:
         raise ConfigError(
             f"{name}: expected --data package.module:loader, or --data PATH with --task that says how to read it, got "
             f"{'no data' if data is None else f'--data {data} alone'}."
         )
-    return model, *task_loader(task, data, split, batch_size or 8)
+    return model, *task_loader(task, data, split, batch_size or 8, patch_size)
 
 
 def own_loader(name: str) -> Iterable[Any]:
@@ -94,36 +101,39 @@ def own_loader(name: str) -> Iterable[Any]:
 
 
 def task_loader(
-    task_name: str, data: str | None, split: Split | Literal["all"], batch_size: int
-) -> tuple[Iterable[Any], Metric]:
+    task_name: str,
+    data: str | None,
+    split: Split | Literal["all"],
+    batch_size: int,
+    patch_size: Sequence[int] | None = None,
+) -> tuple[ImageBatches | PatchBatches, Metric]:
     """Return batches of a task's images, scaled as the task's own networks see them, and the task's metric.
 
     Raises:
-        ConfigError: a task of volumes, whose patches only a run knows.
+        ConfigError: a task of volumes without the size of patches, or of slices with one.
         DataError: the data cannot be used.
 
     """
     task = find_task(task_name)
-    if task.volumes:
-        raise ConfigError(
-            f"--task: expected one of slices, got {task_name!r}, of volumes. Give --data package.module:loader, which "
-            "returns batches of patches."
-        )
+    if task.volumes != (patch_size is not None):
+        expected, got = ("a size such as 96,96,96", "none") if task.volumes else ("none", f"{patch_size}")
+        raise ConfigError(f"--patch-size: expected {expected} for --task {task_name}, got {got}.")
     images = task.named(task.image_set(data, None, 0, divide=split != "all"))
     items = images.items if split == "all" else images.split(split)
     arrays = task.load(images, items, None)
-    assert isinstance(arrays.images, Tensor)
     scaling: nn.Module = StandardizeEach()
     if not task.standardize_each:
-        scaling = StandardizeByTraining(arrays.images.shape[1])
+        scaling = StandardizeByTraining(arrays.images[0].shape[0])
         known = [item for item in images.items if item.split == "train"] or items
         scaling.fit(task.load(images, known, None).images)
+    metric = metric_of(task, images.classes)
+    if patch_size is not None:
+        steps = -(-len(arrays.names) * PATCHES_PER_VOLUME // batch_size)
+        return PatchBatches(patch_loader(arrays, scaling, patch_size, batch_size, 0, steps), arrays), metric
+    assert isinstance(arrays.images, Tensor)
     with torch.no_grad():
-        scaled = scaling(arrays.images)
-    arrays = type(arrays)(
-        scaled, *(getattr(arrays, name) for name in ("targets", "names", "sites", "patients", "spacings"))
-    )
-    return ImageBatches(arrays, batch_size), metric_of(task, images.classes)
+        scaled = replace(arrays, images=scaling(arrays.images))
+    return ImageBatches(scaled, batch_size), metric
 
 
 def _called(name: str, value: Any, what: str) -> Any:

@@ -46,6 +46,8 @@ BatchSize = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]  # the generators' own seeds, made of this and the epoch, have 64 bits
 
+PATCHES_PER_VOLUME = 4  # in an epoch
+
 
 class CommonSettings(BaseModel):
     """What every run of a study shares; arms differ only in what they study."""
@@ -66,7 +68,7 @@ class CommonSettings(BaseModel):
         default=None, description="standardize each image, or all by the training images; None: as the task does"
     )
     patch_size: list[int] | None = Field(default=None, description="train on patches, predict by sliding windows")
-    patches_per_volume: int = Field(default=4, ge=1, description="patches of each volume in an epoch")
+    patches_per_volume: int = Field(default=PATCHES_PER_VOLUME, ge=1, description="patches of each volume in an epoch")
     epochs: int = Field(ge=1)
     optimizer: Optimizer = "adam"
     learning_rate: float = Field(default=1e-3, gt=0)

@@ -46,7 +46,7 @@ def test_json_has_every_figure_in_bytes_seconds_and_sigma(tmp_path):
     written = json.loads(advice.to_json())
     assert written["recommended"] == 6
     assert written["limit"] == 512 * MB
-    assert written["measured"][3] == {"batch_size": 8, "peak": 180 * MB, "seconds_per_image": 0.01}
+    assert written["measured"][3] == {"batch_size": 8, "peak": 180 * MB, "tensors": 80 * MB, "seconds_per_image": 0.01}
     assert written["memory"]["per_image"] == pytest.approx(10 * MB)
     layer = dict(zip(written["noise"]["sizes"], written["noise"]["layers"]["enc.bn"], strict=True))
     assert layer[4] == pytest.approx(0.5)

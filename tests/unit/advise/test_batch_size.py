@@ -188,4 +188,4 @@ def test_the_state_of_an_optimizer_is_what_it_is_counted_as(name, states):
 
 @pytest.mark.parametrize(("error", "largest"), [(None, 114), (0.01, 114), (-0.2, 100), (0.2, 100)])
 def test_the_margin_is_at_least_that_by_which_the_check_was_off(error, largest):
-    assert fits(MemoryFit(0.0, 1e6, 0.0, error), 120e6) == largest
+    assert fits(MemoryFit(0.0, 1e6, 0.0, error=error), 120e6) == largest

@@ -58,6 +58,10 @@ def test_what_holds_no_words_or_others_is_refused(what, wanted, got):
         chosen(THREE, **{what: wanted})
 
 
+def test_a_list_of_rules_to_ignore_may_be_empty():
+    assert chosen(THREE, ignore=[]) == tuple(THREE)
+
+
 def test_to_ignore_all_that_is_selected_is_a_mistake():
     with pytest.raises(ConfigError, match="at least one rule to be left"):
         chosen(THREE, "MN002", "lag")

@@ -206,6 +206,27 @@ def test_ones_own_network_sees_the_images_of_a_task_scaled_as_the_task_does(tmp_
     assert metric(torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1])) == 0.5
 
 
+def test_ones_own_network_sees_patches_of_volumes_scaled_whole(tmp_path):
+    data = str(write_volumes(tmp_path, ["train"] * 2 + ["val", "test"]))
+    _, batches, metric = own_model_and_loader(f"{OWN}:network", None, data, "brain3d", "all", 3, (8, 8, 8))
+    found = list(batches)
+    assert [len(batch["image"]) for batch in found] == [3] * 6  # four patches of each of four volumes, filled up
+    assert len({patient for batch in found for patient in batch["patient"]}) == 4
+    task = find_task("brain3d")
+    volumes = task.load(images := task.image_set(data, None, 0), images.items, None).images
+    scaled = [((volume - volume.mean()) / volume.std(correction=0)) for volume in volumes]
+    for patch in found[0]["image"]:
+        assert any(torch.allclose(patch, window, atol=1e-4) for window in windows(scaled, 8))
+    assert 0 <= metric(torch.randn(3, 2, 8, 8, 8), found[0]["label"]) <= 1
+
+
+def windows(volumes, size):
+    """Every cube of that size."""
+    for volume in volumes:
+        cubes = volume.unfold(1, size, 1).unfold(2, size, 1).unfold(3, size, 1)
+        yield from cubes.permute(1, 2, 3, 0, 4, 5, 6).flatten(0, 2)
+
+
 def test_data_without_a_way_to_read_it_is_a_mistake(tmp_path):
     with pytest.raises(ConfigError, match="got no data"):
         own_model_and_loader(f"{OWN}:network", None, None, None, "test", None)
@@ -213,8 +234,14 @@ def test_data_without_a_way_to_read_it_is_a_mistake(tmp_path):
         own_model_and_loader(f"{OWN}:network", None, "x.npz", None, "test", None)
     with pytest.raises(ConfigError, match="Leave --task out"):
         own_model_and_loader(f"{OWN}:network", None, f"{OWN}:loader", "lung", "test", None)
-    with pytest.raises(ConfigError, match="expected one of slices, got 'brain3d'"):
+    with pytest.raises(
+        ConfigError, match=r"expected a size such as 96,96,96 for --task brain3d, got none"
+    ):
         own_model_and_loader(f"{OWN}:network", None, "x", "brain3d", "test", None)
+    with pytest.raises(ConfigError, match=r"--patch-size: expected none for --task lung, got \[8, 8\]"):
+        own_model_and_loader(f"{OWN}:network", None, "x.npz", "lung", "test", None, [8, 8])
+    with pytest.raises(ConfigError, match="Leave --patch-size out"):
+        own_model_and_loader(f"{OWN}:network", None, f"{OWN}:loader", None, "test", None, [8, 8])
     with pytest.raises(DataError):
         own_model_and_loader(f"{OWN}:network", None, str(tmp_path / "x.npz"), "lung", "test", None)
 
