@@ -1,9 +1,9 @@
 """Predict peak memory with mednorm.advise_batch_size, and measure it at batch sizes that were not used for that.
 
 Each network is advised on in a process of its own, which may measure small batches alone (`--seconds`). Then it is
-trained for some steps at larger sizes, and at one between, each in a fresh process that measures its own peak: all of
-its resident memory, libraries and data included. All of it with the allocator as it comes, and tuned as `mednorm train`
-has it. Writes benchmarks/results/advise.json.
+trained for some steps at larger sizes, and at one between, each three times in a fresh process that measures its own
+peak: all of its resident memory, libraries and data included; the median counts. All of it with the allocator as it
+comes, and tuned as `mednorm train` has it. Writes benchmarks/results/advise.json.
 
     python benchmarks/advise_memory.py            # three networks
     python benchmarks/advise_memory.py --smoke    # small inputs of one network, to see that it runs
@@ -22,6 +22,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import product
 from pathlib import Path
+from statistics import median
 from types import ModuleType
 from typing import Any
 
@@ -36,7 +37,7 @@ from torch.nn.functional import cross_entropy
 from mednorm import __version__, advise_batch_size
 from mednorm.allocator import SWITCH, tune_allocator
 from mednorm.bench.machine import cpu_model
-from mednorm.memory import PeakMemory, in_use
+from mednorm.memory import PeakMemory
 from mednorm.tasks.networks import Shape, build_network
 
 Build = Callable[[], nn.Module]
@@ -51,7 +52,7 @@ CASES: dict[str, tuple[Build, tuple[int, ...]]] = {
 }
 RESULTS = Path(__file__).parent / "results" / "advise.json"
 ALLOCATORS = ("default", "tuned")
-IMAGES, STEPS = 64, 12
+IMAGES, STEPS, TIMES = 64, 8, 3
 
 
 def data(name: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
@@ -72,38 +73,37 @@ def advise(name: str, seconds: float) -> dict[str, Any]:
     return {"memory": written["memory"], "measured": written["measured"]}
 
 
-def train(name: str, batch_size: int) -> dict[str, Any]:
-    """Train for some steps; return the peak of the process in bytes, and what it held before the first step."""
+def train(name: str, batch_size: int) -> int:
+    """Train for some steps; return the peak of the process in bytes."""
     network, images, labels = data(name)
     optimizer = torch.optim.Adam(network.parameters())
     rows = torch.arange(batch_size).remainder(IMAGES)
     images, labels = images[rows], labels[rows]
-    memory, before = PeakMemory(torch.device("cpu")), in_use(torch.device("cpu"))
+    memory = PeakMemory(torch.device("cpu"))
     for _ in range(STEPS):
         optimizer.zero_grad()
         cross_entropy(network(images), labels).backward()
         optimizer.step()
-    return {"peak": round((memory.total() or 0) * 2**20), "before": before}
+    return round((memory.total() or 0) * 2**20)
 
 
-def apart(allocator: str, *words: object) -> dict[str, Any]:
+def apart(allocator: str, *words: object) -> Any:
     """Run this script with some words in a process of its own, with an allocator; return what it printed."""
     command, surroundings = [sys.executable, __file__, *map(str, words)], os.environ | {SWITCH: allocator}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=surroundings)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(name: str, allocator: str, seconds: float) -> dict[str, Any]:
-    """Return what was predicted and measured of a network, at sizes that the fit does not know."""
+def measure(name: str, allocator: str, seconds: float, sizes: int = 3, times: int = TIMES) -> dict[str, Any]:
+    """Return what was predicted and measured of a network, at so many sizes that the fit does not know."""
     advised = apart(allocator, "--advise", name, "--seconds", seconds)
     fitted, largest = advised["memory"], advised["measured"][-1]["batch_size"]
-    sizes = [3 * largest // 4, 3 * largest // 2, 3 * largest]
     rows = []
-    for size in sizes:
-        found = apart(allocator, "--train", name, size)
+    for size in (3 * largest // 4, 3 * largest // 2, 3 * largest)[:sizes]:
+        peaks = [apart(allocator, "--train", name, size) for _ in range(times)]
         predicted = round(max(fitted["floor"], fitted["fixed"] + fitted["per_image"] * size))
-        rows.append({"batch_size": size, "predicted": predicted, **found, "error": predicted / found["peak"] - 1})
+        error = predicted / median(peaks) - 1
+        rows.append({"batch_size": size, "predicted": predicted, "peaks": peaks, "error": error})
     return {"network": name, "shape": list(CASES[name][1]), "allocator": allocator, **advised, "unseen": rows}
 
 
@@ -125,7 +125,8 @@ def main() -> None:
         return
     cases = []
     for name, allocator in [(list(CASES)[-1], "tuned")] if asked.smoke else product(CASES, ALLOCATORS):
-        cases.append(measure(name, allocator, 0.0 if asked.smoke else asked.seconds))
+        least = {"seconds": 0.0, "sizes": 1, "times": 1} if asked.smoke else {"seconds": asked.seconds}
+        cases.append(measure(name, allocator, **least))
         print(json.dumps(cases[-1]), flush=True)
     machine = {"model": cpu_model(), "threads": torch.get_num_threads()}
     versions = {"mednorm": __version__, "torch": torch.__version__, "python": platform.python_version()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from statistics import median
 
 from rendering.source import ROOT, PartError
 from rendering.tables import markdown
@@ -33,11 +34,13 @@ def advise() -> str:
                     str(row["batch_size"]),
                     "between" if row["batch_size"] < known[-1] else "beyond",
                     f"{row['predicted'] / 1e6:.0f}",
-                    f"{row['peak'] / 1e6:.0f}",
+                    f"{median(row['peaks']) / 1e6:.0f} [{min(row['peaks']) / 1e6:.0f}, {max(row['peaks']) / 1e6:.0f}]",
                     f"{row['error']:+.1%}",
                 ]
             )
     machine, versions = measured["machine"], measured["versions"]
     made = ", ".join(f"{package} {version}" for package, version in versions.items())
-    note = f"\n{machine['model']}, {machine['threads']} thread{'s' * (machine['threads'] > 1)}; {made}.\n"
+    times, threads = len(measured["cases"][0]["unseen"][0]["peaks"]), machine["threads"]
+    cores = "1 thread" if threads == 1 else f"{threads} threads"
+    note = f"\nMedian [least, most] of {times} trainings. {machine['model']}, {cores}; {made}.\n"
     return markdown(headers, rows, left=3) + note

@@ -175,9 +175,8 @@ class NormMonitor(Callback):
         self, network: nn.Module, recorder: Recorder, moved: dict[str, int | None], images: int, devices: int
     ) -> Probed:
         """Put together what is known."""
-        names = (*recorder.calls, *(name for name in recorder.layers if name not in recorder.calls))
         layers = []
-        for place, name in enumerate(names):
+        for place, name in enumerate(recorder.order()):
             layer, calls = recorder.layers[name], recorder.calls.get(name, 0)
             seen, batches = self._seen.get(name, (None, None))
             around = replace(

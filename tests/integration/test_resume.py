@@ -100,7 +100,8 @@ def test_a_study_killed_twice_ends_with_the_figures_of_an_uninterrupted_one(data
 
     third = start(data, out)
     printed, said = third.communicate(timeout=PATIENCE)
-    assert (third.returncode, said) == (0, "")
+    said = [line for line in said.splitlines() if not line.startswith("Preparing mednorm's loops")]  # on a busy machine
+    assert (third.returncode, said) == (0, [])
     assert f"Figures  {out / 'results.json'}" in printed
     after = finished(out)
     assert {path: after[path] for path in before} == before, "a finished run was touched"

@@ -134,7 +134,7 @@ def _layers(
             sites=recorder.sites(name),
             batches=recorder.batches(name),
         )
-        for place, name in enumerate(dict.fromkeys((*recorder.calls, *recorder.layers)))
+        for place, name in enumerate(recorder.order())
     )
 
 

@@ -130,6 +130,10 @@ class Recorder:
                     self._odd.get(name), seen_in(only(part.to("cpu").to(torch.float64), finite.to("cpu")))
                 )
 
+    def order(self) -> tuple[str, ...]:
+        """Return the layers' names in the order of their first calls, then those that were not called."""
+        return tuple(dict.fromkeys((*self.calls, *self.layers)))
+
     def seen(self, name: str) -> Seen | None:
         """Return what reached a layer; None where it was not called."""
         if name not in self.calls:

@@ -234,9 +234,7 @@ def test_data_without_a_way_to_read_it_is_a_mistake(tmp_path):
         own_model_and_loader(f"{OWN}:network", None, "x.npz", None, "test", None)
     with pytest.raises(ConfigError, match="Leave --task out"):
         own_model_and_loader(f"{OWN}:network", None, f"{OWN}:loader", "lung", "test", None)
-    with pytest.raises(
-        ConfigError, match=r"expected a size such as 96,96,96 for --task brain3d, got none"
-    ):
+    with pytest.raises(ConfigError, match=r"expected a size such as 96,96,96 for --task brain3d, got none"):
         own_model_and_loader(f"{OWN}:network", None, "x", "brain3d", "test", None)
     with pytest.raises(ConfigError, match=r"--patch-size: expected none for --task lung, got \[8, 8\]"):
         own_model_and_loader(f"{OWN}:network", None, "x.npz", "lung", "test", None, [8, 8])
