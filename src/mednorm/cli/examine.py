@@ -31,14 +31,18 @@ def examine(
         ),
     ] = None,
     split: Annotated[
-        Literal["train", "val", "test", "all"], typer.Option("--split", help="Which images to look at.")
-    ] = "test",
+        Literal["train", "val", "test", "all"] | None,
+        typer.Option("--split", help="Which images to look at; test unless given."),
+    ] = None,
     select: Annotated[
         str | None, typer.Option("--select", help="Rules to ask, with commas between, such as MN003; all unless given.")
     ] = None,
     ignore: Annotated[str | None, typer.Option("--ignore", help="Rules not to ask, such as MN008,MN009.")] = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", help="Images in a batch of the training; the run's unless given.")
+    ] = None,
+    devices: Annotated[
+        int | None, typer.Option("--devices", help="That a batch of the training was spread over, each with as many.")
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Look at so many batches at most.")] = None,
     weights: Annotated[
@@ -78,7 +82,7 @@ def examine(
     if listed or explain is not None:
         list_rules() if explain is None else explain_rule(explain)
         return
-    for name, value in (("--batch-size", batch_size), ("--limit", limit)):
+    for name, value in (("--batch-size", batch_size), ("--devices", devices), ("--limit", limit)):
         if value is not None and value < 1:
             raise ConfigError(f"{name}: expected at least 1, got {value}.")
     if what is None:
@@ -95,7 +99,7 @@ def examine(
     pages = [path for path in (html, out and out / "examination.html") if path is not None]
     o.check_free([written, *pages], overwrite)
     owned = {"--weights": weights, "--task": task, "--patch-size": patch_size}
-    rules: dict[str, Any] = {"select": select, "ignore": ignore, "limit": limit}
+    rules: dict[str, Any] = {"select": select, "ignore": ignore, "limit": limit, "devices": devices}
     if ":" in what and not Path(what).exists():
         patch = o.numbers(patch_size, "--patch-size")
         model, loader, metric = own_model_and_loader(what, weights, data, task, split, batch_size, patch)
@@ -105,11 +109,11 @@ def examine(
             f"{alone[0]}: expected package.module:network with it, got {what!r}; a run knows its own. Leave it out."
         )
     else:
-        model, loader, facts = loader_of_run(Path(what), data, split, batch_size=batch_size, device=device)
+        model, loader, facts = loader_of_run(Path(what), data, split or "test", batch_size=batch_size, device=device)
         size = batch_size or facts.settings.batch_size
         found = _examined(model, loader, metric=facts.metric, optimizer=facts.decay, batch_size=size, **rules)
         found = replace(found, probed=replace(found.probed, network=facts.settings.network))
-        found = with_commands(found, Path(what), data, split)
+        found = with_commands(found, Path(what), data, split or "test")
     if written is not None:
         found.to_json(written)
     for path in pages:

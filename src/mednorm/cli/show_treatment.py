@@ -32,7 +32,8 @@ def _headline(done: Treatment) -> str:
     if done.report is None:
         return "Nothing to treat: no finding that other running statistics mend. No run was written."
     what = "Recalibrated on all images" if done.site is None else f"Adapted to site {done.site}"
-    of = f"{what}, for {', '.join(done.codes)}: {len(done.report.layers)} layers, {done.report.images} images."
+    codes = ", ".join(f"{code} (not found)" if code in done.not_found else code for code in done.codes)
+    of = f"{what}, for {codes}: {len(done.report.layers)} layers, {done.report.images} images."
     return of if done.report.kept else f"{of} The metric got worse, so no run was written."
 
 
@@ -45,6 +46,8 @@ def _table(done: Treatment) -> Table:
         table.add_row("distance, worst layer, σ", *_pair(max(getattr(x, w) for x in layers) for w in _WHEN))
     if done.report.metric is not None:
         table.add_row("metric, images held out", *_pair(done.report.metric))
+    for site, distances in done.sites().items():
+        table.add_row(f"distance of site {escape(site)}, σ", *_pair(distances))
     if done.after is not None:
         table.add_row("findings", _codes(done.before), _codes(done.after))
     return table
@@ -58,5 +61,10 @@ def _pair(values: Iterable[float]) -> list[str]:
 
 
 def _codes(examination: Examination) -> str:
-    found = [code for code, each in examination.by_code().items() if any(x.severity != "info" for x in each)]
-    return ", ".join(found) or "none"
+    found = []
+    for code, each in examination.by_code().items():
+        serious = [finding for finding in each if finding.severity != "info"]
+        sites = sorted({finding.site for finding in serious if finding.site is not None})
+        if serious:
+            found.append(f"{code} at {', '.join(sites)}" if sites else code)
+    return escape("; ".join(found)) or "none"

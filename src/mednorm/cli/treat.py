@@ -22,11 +22,16 @@ def treat(
         str | None,
         typer.Option("--fix", help="Codes of what to treat, such as MN001,MN004; what is found, unless given."),
     ] = None,
-    site: Annotated[str | None, typer.Option("--site", help="Hospital to adapt to; the one farthest off.")] = None,
+    site: Annotated[
+        str | None, typer.Option("--site", help="Hospital to adapt to; the one farthest off unless given.")
+    ] = None,
     method: Annotated[
-        Literal["statistics", "mix", "tent"],
-        typer.Option("--method", help="How to adapt: the site's statistics, mixed with the old, or TENT."),
-    ] = "statistics",
+        Literal["statistics", "mix", "tent"] | None,
+        typer.Option(
+            "--method",
+            help="How to adapt to a site: its statistics (unless given: statistics), mixed with the old, or TENT.",
+        ),
+    ] = None,
     validate: Annotated[
         Literal["train", "val", "test"] | None,
         typer.Option("--validate", help="Split with labels on which the metric may not get worse."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -13,14 +14,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves, tree_map
 
-from mednorm.examine.records import Gap, Probed
+from mednorm.examine.records import Gap, Layer, Probed
 from mednorm.examine.state import holds_still
 from mednorm.guards import batch_statistics, norms_with_running_statistics, untouched
 from mednorm.moments import Moments
 from mednorm.population.batches import Batch, Batches, call
+from mednorm.population.distance import distance
 from mednorm.population.judge import Metric, number_of
 from mednorm.surgery.watch import same_random_numbers
 
+_OFF = 0.05  # σ: statistics that are nearer explain nothing
 _NEGLIGIBLE = 1e-6  # a channel's variance counts as no less than this share of the mean of all
 
 
@@ -75,11 +78,13 @@ class Comparison:
             return None
         apart = torch.cat([moments.variance + moments.mean.square() for moments, _ in several])
         variance = torch.cat([moments.variance for _, moments in several])
+        if not bool((variance != 0).any()):  # outputs that never vary have no scale; NaN is one
+            return None
         divergence = float((apart / scale_of(variance)).nan_to_num(nan=torch.inf, posinf=torch.inf).mean().sqrt())
         return Gap(self.batches, divergence, None if self._metrics is None else (self._metrics[0], self._metrics[1]))
 
 
-def attribute(network: nn.Module, batches: Batches, probed: Probed, *, limit: int = 2) -> Probed:
+def attribute(network: nn.Module, batches: Batches, probed: Probed, *, limit: int = 2, most: int = 24) -> Probed:
     r"""Say how much of the train/eval gap each layer explains, by replacing statistics layer by layer.
 
     .. math:: \text{share}_l = 1 - \frac{\lVert y_l - y_b\rVert^2}{\lVert y_r - y_b\rVert^2}
@@ -88,14 +93,18 @@ def attribute(network: nn.Module, batches: Batches, probed: Probed, *, limit: in
     statistics, :math:`y_b` with the batch's in all layers, :math:`y_l` with the batch's in layer l alone. Shares need
     not sum to 1: one bad layer explains all, and of two in a row either may.
 
+    Of a deep network this is done for some layers alone, each of which costs `limit` passes: those that are called
+    first among the ones whose inputs are off, where a cause is, and those that are farthest off, where it shows most.
+
     Args:
         network: that was probed; left bit-identical.
         batches: of the same data.
         probed: what `probe` found.
         limit: batches to look at; each costs an evaluation pass a layer.
+        most: layers to look at.
 
     Returns:
-        The same with `Gap.by_layer` filled in; as it was where there is no gap.
+        The same with `Gap.by_layer` filled in, for the layers looked at; as it was where there is no gap.
 
     Example:
         >>> from mednorm.examine.probe import probe
@@ -108,21 +117,19 @@ def attribute(network: nn.Module, batches: Batches, probed: Probed, *, limit: in
     """
     if probed.gap is None:
         return probed
-    moving = {id(layer) for layer in moving_layers(network)}
-    called = [layer.name for layer in probed.layers if layer.seen is not None]
-    modules = dict(network.named_modules())
-    layers = {
-        name: module for name in called if isinstance(module := modules[name], _BatchNorm) and id(module) in moving
-    }
-    before, after = 0.0, dict.fromkeys(layers, 0.0)
+    modules, moving = dict(network.named_modules()), {id(layer) for layer in moving_layers(network)}
+    called = [layer for layer in probed.layers if layer.seen is not None and id(modules[layer.name]) in moving]
+    everywhere = [module for layer in called if isinstance(module := modules[layer.name], _BatchNorm)]
+    suspects = {name: module for name in _suspects(called, most) if isinstance(module := modules[name], _BatchNorm)}
+    before, after = 0.0, dict.fromkeys(suspects, 0.0)
     with untouched(network):
         for batch in islice(batches, limit):
             try:
-                own = with_own_statistics(network, list(layers.values()), batch)
+                own = with_own_statistics(network, everywhere, batch)
             except ValueError:  # as above
                 continue
             before += _squared(with_own_statistics(network, (), batch), own)
-            for name, layer in layers.items():
+            for name, layer in suspects.items():
                 after[name] += _squared(with_own_statistics(network, (layer,), batch), own)
     shares = {name: _share(before, left) for name, left in after.items()}
     return replace(probed, gap=replace(probed.gap, by_layer=shares))
@@ -153,6 +160,23 @@ def scale_of(variance: Tensor) -> Tensor:
     """Return the variances that differences are held against: a channel that hardly varies does not decide alone."""
     floor = _NEGLIGIBLE * variance.mean()
     return variance.clamp(min=max(float(floor), torch.finfo(variance.dtype).tiny))
+
+
+def _suspects(layers: Sequence[Layer], most: int) -> list[str]:
+    """Name the layers that may explain the gap: half of them the first that are off, the others the farthest off."""
+    off = {layer.name: _off(layer) for layer in layers}
+    first = [name for name, far in off.items() if far >= _OFF][: most // 2]
+    ranked = sorted(off, key=lambda name: (name not in first, -off[name]))
+    return [name for name in off if name in ranked[:most]]
+
+
+def _off(layer: Layer) -> float:
+    """Return how far what reached a layer is from what it normalizes with, in σ: median channel."""
+    mean, variance = layer.state.running_mean, layer.state.running_var
+    assert layer.seen is not None
+    assert mean is not None
+    assert variance is not None
+    return float(distance(layer.seen.moments, mean, variance, layer.state.eps).nan_to_num(nan=math.inf).median())
 
 
 @contextmanager

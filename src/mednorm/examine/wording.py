@@ -107,9 +107,10 @@ def plural(count: int, noun: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """Begin with a capital and end with a full stop."""
+    """Begin with a capital, but for Greek letters, whose capitals mean something else, and end with a full stop."""
     text = text.strip()
-    return text if not text else text[0].upper() + text[1:] + ("" if text[-1] in ".!?" else ".")
+    first = text[:1].upper() if text[:1].isascii() else text[:1]
+    return text if not text else first + text[1:] + ("" if text[-1] in ".!?" else ".")
 
 
 def text(found: Examination) -> str:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from itertools import chain
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -24,6 +25,11 @@ def bare(model: nn.Module, who: str) -> nn.Module:
     """Return the network that a wrapper of PyTorch's holds: compiled, or made parallel."""
     if not isinstance(model, nn.Module):
         raise ConfigError(f"{who}: expected a network (torch.nn.Module), got {type(model).__name__}.")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ConfigError(
+            f"{who}: expected a network whose layers are modules of PyTorch's, got a {type(model).__name__} of "
+            "TorchScript. Pass the network that it was made from."
+        )
     while (inner := getattr(model, "_orig_mod", None) or _parallel(model)) is not None:
         model = inner
     return model

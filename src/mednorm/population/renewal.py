@@ -212,9 +212,11 @@ def _population(layer: _BatchNorm, moments: Moments) -> Statistics:
 
 def _check_drift(drift: float, name: str, plan: Plan) -> None:
     if plan.drift_limit is not None and drift > plan.drift_limit:
+        also = "" if plan.learn is None else " Or did γ and β learn too far? Then lower lr."
         raise DataError(
             f"{plan.who}: expected images within drift_limit={plan.drift_limit:g} σ of what the network was trained "
-            f"on, got {drift:.3g} σ at layer {name!r}. Are they scaled as in training? drift_limit=None adapts anyway."
+            f"on, got {drift:.3g} σ at layer {name!r}. Are they scaled as in training?{also} drift_limit=None adapts "
+            "anyway."
         )
 
 

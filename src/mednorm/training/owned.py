@@ -52,7 +52,7 @@ def own_model_and_loader(
     weights: Path | None,
     data: str | None,
     task: str | None,
-    split: Split | Literal["all"],
+    split: Split | Literal["all"] | None,
     batch_size: int | None,
     patch_size: Sequence[int] | None = None,
 ) -> tuple[nn.Module, Iterable[Any], Metric | None]:
@@ -63,7 +63,7 @@ def own_model_and_loader(
         weights: to load into it.
         data: ``package.module:loader``, or images that a task reads.
         task: that reads them.
-        split: which of them.
+        split: which of them; "test" unless given.
         batch_size: of the training, for a task's images; 8 where it is not known.
         patch_size: of the training, for a task of volumes, in voxels.
 
@@ -73,7 +73,7 @@ def own_model_and_loader(
     """
     model = own_model(name, weights)
     if data is not None and ":" in data and not Path(data).exists():
-        for option, value in (("--task", task), ("--patch-size", patch_size)):
+        for option, value in (("--task", task), ("--split", split), ("--patch-size", patch_size)):
             if value is not None:
                 raise ConfigError(
                     f"{option}: expected images to read, got --data {data!r}, a loader. Leave {option} out."
@@ -84,7 +84,7 @@ def own_model_and_loader(
             f"{name}: expected --data package.module:loader, or --data PATH with --task that says how to read it, got "
             f"{'no data' if data is None else f'--data {data} alone'}."
         )
-    return model, *task_loader(task, data, split, batch_size or 8, patch_size)
+    return model, *task_loader(task, data, split or "test", batch_size or 8, patch_size)
 
 
 def own_loader(name: str) -> Iterable[Any]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 import torch
@@ -41,7 +42,8 @@ class Treatment:
         site: that the network was adapted to; None for all images.
         report: what was changed; None where there was nothing to treat.
         before: the examination that it rests on.
-        after: the same images with the new network; None without one.
+        after: of the same images with the new network; None without one. One that was adapted to a site is for that
+            site: where others differ from it, MN004 names these.
         left: codes of findings that other statistics do not mend.
 
     """
@@ -54,12 +56,30 @@ class Treatment:
     after: Examination | None
     left: tuple[str, ...]
 
+    @property
+    def not_found(self) -> tuple[str, ...]:
+        """Codes that were asked for and that the examination did not find."""
+        return tuple(code for code in self.codes if code not in self.before.by_code())
+
+    def sites(self) -> dict[str, tuple[float, float]]:
+        """Return how far each site is from the running statistics before and after, in σ: median over the layers."""
+        if self.after is None:
+            return {}
+        views = self.before.by_site(), self.after.by_site()
+        return {
+            site: (median(views[0][site].distance.values()), median(views[1][site].distance.values()))
+            for site in views[0]
+            if views[0][site].distance and views[1][site].distance
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Return what the record on disk says, ready for JSON."""
         return {
             "schema": 1,
             "codes": list(self.codes),
+            "not_found": list(self.not_found),
             "site": self.site,
+            "sites": {site: {"before": before, "after": after} for site, (before, after) in self.sites().items()},
             "left": list(self.left),
             "report": None if self.report is None else self.report.to_dict(),
             "gap": {"before": _gap(self.before), "after": _gap(self.after)},
@@ -75,7 +95,7 @@ def treat_run(
     *,
     fix: Sequence[str] | None = None,
     site: str | None = None,
-    method: Method = "statistics",
+    method: Method | None = None,
     validate: Split | None = None,
     batch_size: int | None = None,
     device: Device = "auto",
@@ -93,7 +113,7 @@ def treat_run(
         out: folder of the new run, with its weights, its settings and the record of the treatment.
         fix: codes of the rules to treat; by default those that were found.
         site: to adapt to; by default the one that is farthest off.
-        method: of `mednorm.adapt`, for MN004.
+        method: of `mednorm.adapt`, for MN004; "statistics" unless given.
         validate: labelled images of this split, on which the metric may not get worse.
         batch_size: by default the training's.
         device: "auto" for a GPU where there is one, "cpu" or "cuda".
@@ -101,7 +121,7 @@ def treat_run(
 
     Raises:
         RunError: not a run, or `out` is there already.
-        ConfigError: a code that new statistics do not mend, or MN004 without a site to adapt to.
+        ConfigError: a code that new statistics do not mend, MN004 without a site to adapt to, or a method without one.
         DataError: the data cannot be used.
 
     """
@@ -127,16 +147,21 @@ def treat_run(
     if not codes:
         return Treatment(None, (), None, None, before, None, left)
     site = _site(before, site) if ADAPTED in codes or site is not None else None
+    if site is None and method is not None:
+        raise ConfigError(
+            f"--method: expected a site to adapt to, got none, as {ADAPTED} is not among {', '.join(codes)}. Name it "
+            "with --site, or leave --method out."
+        )
     images: Iterable[Any] = loader if site is None else load(split, site=site)[1]
     held_out = None if validate is None else load(validate, site=site)[1]
     metric = None if held_out is None else facts.metric
     if site is None:
         report = recalibrate(network, images, validation=held_out, metric=metric, progress=progress)
     else:
-        report = adapt(network, images, method, held_out=held_out, metric=metric, progress=progress)
+        report = adapt(network, images, method or "statistics", held_out=held_out, metric=metric, progress=progress)
     if not report.kept:
         return Treatment(None, codes, site, report, before, None, left)
-    after = look(network, images, try_step=False)
+    after = look(network, loader, try_step=False)
     done = Treatment(out, codes, site, report, before, after, left)
     _write(done, folder, facts, out)
     return done

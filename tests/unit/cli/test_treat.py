@@ -90,7 +90,25 @@ def test_without_fix_it_treats_what_is_found_and_says_so_as_json(trained, clinic
     assert "MN004" in told["codes"]
     assert told["site"] == "south"
     assert set(told["codes"]) <= set(told["findings"]["before"])
-    assert "MN004" not in told["findings"]["after"]
+    assert told["not_found"] == []
+    assert told["sites"]["south"]["after"] < 0.01 < 0.25 < told["sites"]["south"]["before"]
+
+
+def test_what_it_does_to_the_other_sites_is_said_of_the_same_images(trained, clinic, tmp_path, capsys):
+    out = tmp_path / "treated"
+    assert treat(trained[0], clinic, out, "--fix", "MN004,MN006", "--site", "south") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "for MN004, MN006 (not found):" in shown
+    sites = json.loads((out / "treatment.json").read_text())["sites"]
+    assert sorted(sites) == ["north", "south"]
+    assert sites["north"]["before"] < sites["north"]["after"]
+    for site, row in sites.items():
+        assert f"distance of site {site}, σ │ {row['before']:.3f} │ {row['after']:.3f}" in shown
+
+
+def test_a_way_to_adapt_without_a_site_is_a_mistake(trained, clinic, tmp_path, capsys):
+    assert treat(trained[0], clinic, tmp_path / "out", "--fix", "MN001", "--method", "mix") == 2
+    assert "--method: expected a site to adapt to, got none, as MN004 is not among MN001." in capsys.readouterr().err
 
 
 def test_a_change_that_lowers_the_metric_on_held_out_images_is_not_kept(trained, tmp_path, capsys):

@@ -14,6 +14,7 @@ from torch import nn
 import mednorm
 from mednorm.errors import ConfigError, DataError
 from mednorm.examine.examine import examine
+from mednorm.examine.wording import sentence
 from tests.harness import bytes_of
 
 
@@ -156,11 +157,21 @@ def test_a_loader_or_a_batch_without_images_is_said(fine, loader, said):
         ({"model": 3}, "examine: expected a network (torch.nn.Module), got int."),
         ({"loader": None}, "loader: expected what gives batches, such as a DataLoader or a list, got NoneType."),
         ({"metric": "dice"}, "examine: expected metric to be a function of outputs and labels, got 'dice'."),
+        ({"batch_size": 0}, "examine: expected batch_size to be at least 1 or None, got 0."),
+        ({"devices": -1}, "examine: expected devices to be at least 1 or None, got -1."),
     ],
 )
 def test_an_argument_that_is_none_of_its_kind_is_said(fine, arguments, said):
     with pytest.raises(ConfigError, match=re.escape(said)):
         mednorm.examine(**{"model": fine[0], "loader": fine[1]} | arguments)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("look", [mednorm.examine, mednorm.recalibrate, mednorm.adapt])
+def test_a_network_of_torchscript_is_refused(fine, look):
+    scripted = torch.jit.trace(fine[0].eval(), torch.zeros(2, 1, 12, 12))
+    with pytest.raises(ConfigError, match=r"of TorchScript\. Pass the network that it was made from\."):
+        look(scripted, fine[1])
 
 
 @pytest.mark.parametrize(
@@ -172,6 +183,11 @@ def test_a_metric_of_no_single_number_is_said_with_what_it_returned(fine, return
     with pytest.raises(ConfigError, match=re.escape(f"metric to return one number for a batch, got {got}.")):
         mednorm.examine(*fine, metric=lambda outputs, labels: returned)
     assert bytes_of(fine[0]) == before
+
+
+def test_a_sentence_that_begins_with_a_greek_letter_keeps_it():
+    assert sentence("ε is large") == "ε is large."
+    assert sentence("one layer") == "One layer."
 
 
 @pytest.mark.parametrize("returned", [1, True, np.float32(1), torch.tensor(1.0), torch.tensor([1])])

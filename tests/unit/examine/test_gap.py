@@ -206,6 +206,30 @@ def test_a_layer_that_makes_an_output_infinite_explains_all_of_the_gap():
     assert shares["1"] == shares["9"] == 0
 
 
+def test_of_many_layers_the_first_that_is_off_and_the_farthest_are_looked_at():
+    x = images(16)
+    layers = [part for _ in range(12) for part in (nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))]
+    network = settle(nn.Sequential(*layers), x)
+    network[5].running_mean += network[5].running_var.sqrt()
+    for place in (15, 19, 23):
+        network[place].running_mean += 5 * network[place].running_var.sqrt()
+    batches = Batches([x])
+    shares = attribute(network, batches, probe(network, batches), most=4).gap.by_layer
+    assert {"5", "15"} <= set(shares)
+    assert len(shares) == 4
+    whole = attribute(network, batches, probe(network, batches)).gap.by_layer
+    assert len(whole) == 12
+    assert {name: whole[name] for name in shares} == shares
+
+
+def test_outputs_that_never_vary_show_no_gap():
+    x = images(8)
+    network = settle(nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1), nn.ReLU()), x)
+    network[2].bias.data.fill_(-30.0)
+    network[0].running_mean += 1.0
+    assert probe(network, Batches([x])).gap is None
+
+
 def test_where_there_is_no_gap_nothing_is_attributed():
     network, batches = nn.Conv2d(1, 1, 3), Batches([images()])
     found = probe(network, batches)

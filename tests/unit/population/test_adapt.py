@@ -283,6 +283,13 @@ def test_images_that_are_not_scaled_as_the_network_expects_are_refused(network, 
     assert adapt(network, (1000 * SITE).split(48), method, drift_limit=None).layers[0].drift > 100
 
 
+def test_entropy_that_takes_the_network_too_far_is_not_blamed_on_the_images_alone(network):
+    before = everything_of(network)
+    with pytest.raises(DataError, match=r"Or did γ and β learn too far\? Then lower lr\."):
+        adapt(network, SITE.split(48), "tent", lr=50.0, epochs=5, drift_limit=2.0)
+    assert everything_of(network) == before
+
+
 def test_a_drift_is_measured_behind_layers_that_are_adapted_already(network):
     first, second = adapt(network, SITE.split(48)).layers
     assert first.drift == first.before > 1

@@ -186,7 +186,7 @@ def test_what_is_no_network_is_said(name, message):
 
 
 def test_ones_own_network_sees_ones_own_loader():
-    model, batches, metric = own_model_and_loader(f"{OWN}:network", None, f"{OWN}:loader", None, "test", None)
+    model, batches, metric = own_model_and_loader(f"{OWN}:network", None, f"{OWN}:loader", None, None, None)
     assert isinstance(model, nn.Sequential)
     assert torch.equal(batches[0], loader[0])
     assert metric is None
@@ -233,13 +233,15 @@ def test_data_without_a_way_to_read_it_is_a_mistake(tmp_path):
     with pytest.raises(ConfigError, match=r"got --data x\.npz alone"):
         own_model_and_loader(f"{OWN}:network", None, "x.npz", None, "test", None)
     with pytest.raises(ConfigError, match="Leave --task out"):
-        own_model_and_loader(f"{OWN}:network", None, f"{OWN}:loader", "lung", "test", None)
+        own_model_and_loader(f"{OWN}:network", None, f"{OWN}:loader", "lung", None, None)
     with pytest.raises(ConfigError, match=r"expected a size such as 96,96,96 for --task brain3d, got none"):
         own_model_and_loader(f"{OWN}:network", None, "x", "brain3d", "test", None)
     with pytest.raises(ConfigError, match=r"--patch-size: expected none for --task lung, got \[8, 8\]"):
         own_model_and_loader(f"{OWN}:network", None, "x.npz", "lung", "test", None, [8, 8])
+    with pytest.raises(ConfigError, match="Leave --split out"):
+        own_model_and_loader(f"{OWN}:network", None, f"{OWN}:loader", None, "test", None)
     with pytest.raises(ConfigError, match="Leave --patch-size out"):
-        own_model_and_loader(f"{OWN}:network", None, f"{OWN}:loader", None, "test", None, [8, 8])
+        own_model_and_loader(f"{OWN}:network", None, f"{OWN}:loader", None, None, None, [8, 8])
     with pytest.raises(DataError):
         own_model_and_loader(f"{OWN}:network", None, str(tmp_path / "x.npz"), "lung", "test", None)
 
