@@ -41,6 +41,7 @@ from mednorm.memory import PeakMemory
 from mednorm.tasks.networks import Shape, build_network
 
 Build = Callable[[], nn.Module]
+Trained = dict[tuple[str, str, int], list[int]]  # peaks by network, allocator and batch size
 CNN = partial(
     build_network, "article_cnn", Shape(1, (64, 64), 2), "batch", kind="classification", dropout=0.0, placement=None
 )
@@ -94,17 +95,29 @@ def apart(allocator: str, *words: object) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(name: str, allocator: str, seconds: float, sizes: int = 3, times: int = TIMES) -> dict[str, Any]:
+def measure(
+    name: str, allocator: str, seconds: float, known: Trained, sizes: int = 3, times: int = TIMES
+) -> dict[str, Any]:
     """Return what was predicted and measured of a network, at so many sizes that the fit does not know."""
     advised = apart(allocator, "--advise", name, "--seconds", seconds)
     fitted, largest = advised["memory"], advised["measured"][-1]["batch_size"]
     rows = []
     for size in (3 * largest // 4, 3 * largest // 2, 3 * largest)[:sizes]:
-        peaks = [apart(allocator, "--train", name, size) for _ in range(times)]
+        peaks = known.get((name, allocator, size)) or [apart(allocator, "--train", name, size) for _ in range(times)]
         predicted = round(max(fitted["floor"], fitted["fixed"] + fitted["per_image"] * size))
         error = predicted / median(peaks) - 1
         rows.append({"batch_size": size, "predicted": predicted, "peaks": peaks, "error": error})
     return {"network": name, "shape": list(CASES[name][1]), "allocator": allocator, **advised, "unseen": rows}
+
+
+def trained(path: Path) -> Trained:
+    """Return the peaks of trainings that a file has."""
+    cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
+    return {
+        (case["network"], case["allocator"], row["batch_size"]): row["peaks"]
+        for case in cases
+        for row in case["unseen"]
+    }
 
 
 def main() -> None:
@@ -112,6 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="one network, as little as possible")
     parser.add_argument("--seconds", type=float, default=20.0, help="that measuring may last, about")
+    parser.add_argument("--keep", action="store_true", help="predict anew, with the trainings that the file has")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--advise", choices=CASES, help=argparse.SUPPRESS)
     parser.add_argument("--train", nargs=2, help=argparse.SUPPRESS)
@@ -123,10 +137,10 @@ def main() -> None:
     if asked.train:
         print(json.dumps(train(asked.train[0], int(asked.train[1]))))
         return
-    cases = []
+    known, cases = trained(asked.out) if asked.keep else {}, []
     for name, allocator in [(list(CASES)[-1], "tuned")] if asked.smoke else product(CASES, ALLOCATORS):
         least = {"seconds": 0.0, "sizes": 1, "times": 1} if asked.smoke else {"seconds": asked.seconds}
-        cases.append(measure(name, allocator, **least))
+        cases.append(measure(name, allocator, known=known, **least))
         print(json.dumps(cases[-1]), flush=True)
     machine = {"model": cpu_model(), "threads": torch.get_num_threads()}
     versions = {"mednorm": __version__, "torch": torch.__version__, "python": platform.python_version()}

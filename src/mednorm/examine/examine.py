@@ -43,7 +43,7 @@ def examine(
 
     The network sees the images in evaluation mode, and some of them again with the statistics of the batch in place of
     the running ones. It is bit-identical afterwards, also when the loader raises. Memory grows with nothing but the
-    patients' names. It takes about two evaluations; where MN001 finds something, up to 48 batches more, by which that
+    patients' names. It takes about two evaluations; where MN001 finds something, up to 32 batches more, by which that
     is attributed to layers: leave it out with ``ignore="MN001"`` where time is short.
 
     Args:

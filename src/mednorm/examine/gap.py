@@ -84,7 +84,7 @@ class Comparison:
         return Gap(self.batches, divergence, None if self._metrics is None else (self._metrics[0], self._metrics[1]))
 
 
-def attribute(network: nn.Module, batches: Batches, probed: Probed, *, limit: int = 2, most: int = 24) -> Probed:
+def attribute(network: nn.Module, batches: Batches, probed: Probed, *, limit: int = 2, most: int = 16) -> Probed:
     r"""Say how much of the train/eval gap each layer explains, by replacing statistics layer by layer.
 
     .. math:: \text{share}_l = 1 - \frac{\lVert y_l - y_b\rVert^2}{\lVert y_r - y_b\rVert^2}
