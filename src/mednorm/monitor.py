@@ -195,7 +195,7 @@ class NormMonitor(Callback):
                     batches=batches,
                 )
             )
-        return Probed(type(network).__name__, tuple(layers), images, images, devices, {}, None)
+        return Probed(type(network).__name__, tuple(layers), images, images, devices, {}, None, own_statistics=True)
 
     def _judge(self, trainer: pl.Trainer, probed: Probed) -> None:
         findings = (finding for rule in self._rules for finding in rule.check(probed))

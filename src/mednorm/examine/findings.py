@@ -41,7 +41,9 @@ class Finding:
         layer: its name; empty for the network as a whole.
         message: one sentence with the numbers in it.
         evidence: the numbers, the decisive one first.
-        remedy: a command or a call that can be run as it is.
+        remedy: a line of Python that runs as it is where `mednorm` and `torch` are imported, `model` is the network and
+            `loader` gives images for it, under ``"image"`` where single ones are looked for, and `loader_of_site`
+            those of one site. A line with … in it is a template: what is meant there only its reader knows.
         site: that the finding is about; None for all.
         share: of the train/eval gap that this layer explains, in [0, 1]; None where that was not asked.
 

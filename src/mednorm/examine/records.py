@@ -285,6 +285,7 @@ class Probed:
         sites: images of each named site.
         gap: None where no layer has running statistics, or no batch has statistics of its own.
         patients: of each named site; of those alone where a patient is named.
+        own_statistics: whether each batch was normalized with its own statistics, as in training, when this was seen.
 
     """
 
@@ -296,3 +297,4 @@ class Probed:
     sites: Mapping[str, int]
     gap: Gap | None
     patients: Mapping[str, int] = field(default_factory=dict)
+    own_statistics: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import islice
 
 from mednorm.examine.findings import Evidence, Finding, Rule
 from mednorm.examine.records import Layer, Probed
@@ -21,11 +22,17 @@ NEAR = 0.1
 FIRST, TELLING, AGREEING = 3, 0.97, 1.5
 # With these momenta the running statistics weigh as those of (2 - m) / m = 3, and of 1.5 batches do.
 SHORT, SHORTER = 0.5, 0.8
+# Of every layer that is so: momentum is set for a network, and recalibrating leaves it as it is.
+_SLOWER = (
+    '[setattr(norm, "momentum", 0.1) for norm in model.modules() '
+    f"if isinstance(norm, torch.nn.modules.batchnorm._BatchNorm) and (norm.momentum or 0) >= {SHORT}]"
+)
 
 
 def check(probed: Probed) -> Iterator[Finding]:
     """Find layers whose running statistics lag behind, or forget too soon."""
-    layers = [layer for layer in probed.layers if layer.state.running_mean is not None]
+    # What no image reaches in a forward pass has no part in the results, and `recalibrate` cannot mend it.
+    layers = [layer for layer in probed.layers if layer.state.running_mean is not None and layer.seen is not None]
     for layer in layers:
         if left_out(layer, probed):  # MN010 says why
             continue
@@ -33,7 +40,7 @@ def check(probed: Probed) -> Iterator[Finding]:
         far = found is None or found.distance >= NEAR
         if counted is not None and counted >= WARNING and far and _shows(layer, counted, layers):
             yield _lag(layer, counted, found)
-        yield from _short(layer, probed)
+        yield from _short(layer, probed, far)
 
 
 def _shows(layer: Layer, counted: float, layers: list[Layer]) -> bool:
@@ -45,8 +52,8 @@ def _shows(layer: Layer, counted: float, layers: list[Layer]) -> bool:
     """
     if _untouched(layer):
         return True
-    alike = [each for each in layers if each.state.initial_share == counted]
-    seen = [found for each in alike if (found := residuals(each)) is not None][:FIRST]
+    alike = (residuals(each) for each in layers if each.state.initial_share == counted)
+    seen = list(islice((found for found in alike if found is not None), FIRST))
     if not seen:
         return bool(layer.state.updates)
     fits = [each.initial for each in seen]
@@ -83,11 +90,12 @@ def _lag(layer: Layer, counted: float, found: Residuals | None) -> Finding:
     )
 
 
-def _short(layer: Layer, probed: Probed) -> Iterator[Finding]:
+def _short(layer: Layer, probed: Probed, far: bool) -> Iterator[Finding]:
+    """Find a momentum that is too large: where the statistics are right all the same, the next training is at risk."""
     momentum = layer.state.momentum
     if momentum is None or momentum < SHORT or not layer.state.updates or layer.state.frozen:
         return
-    batches, error, explaining = (2 - momentum) / momentum, momentum >= SHORTER, []
+    batches, error, explaining = (2 - momentum) / momentum, momentum >= SHORTER and far, []
     if layer.seen is not None and layer.seen.images > 1 and taken_over_batches(layer):
         left = noise(layer.seen, images_together(layer, probed)) / math.sqrt(batches)
         explaining = [Evidence("noise of the running statistics", left, unit="σ")]
@@ -102,7 +110,7 @@ def _short(layer: Layer, probed: Probed) -> Iterator[Finding]:
             Evidence("batches remembered", batches, unit="batches"),
             *explaining,
         ),
-        thawed(layer, RECALIBRATE),
+        f"{_SLOWER}; {RECALIBRATE}",
     )
 
 

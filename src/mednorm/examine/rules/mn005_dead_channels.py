@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mednorm.examine.findings import Evidence, Finding, Rule, Severity
 from mednorm.examine.records import Layer, Probed, State
+from mednorm.examine.rules.trust import first_wrong
 
 # Share of a layer's channels: one of eight is said and no more. Sound networks trained here had none.
 INFO, WARNING, ERROR = 0.1, 0.3, 0.6
@@ -23,17 +24,28 @@ _RELUS = ("relu", "relu6")
 
 
 def check(probed: Probed) -> Iterator[Finding]:
-    """Find layers with channels that are constant, scaled to nothing, or never above 0 before a ReLU."""
+    """Find layers with channels that are constant, scaled to nothing, or never above 0 before a ReLU.
+
+    Behind running statistics that are wrong, a layer is judged by its own γ alone.
+    """
+    wrong = first_wrong(probed)
+    before: list[tuple[float, Finding]] = []
     for layer in probed.layers:
+        sound = layer.place <= wrong
         kinds = {
-            CONSTANT: constant(layer),
+            CONSTANT: constant(layer) & sound,
             SCALED: _without_scale(layer),
-            NEGATIVE: _never_positive(layer),
+            NEGATIVE: _never_positive(layer) & sound,
         }
         dead = torch.stack(list(kinds.values())).any(0)
         share = float(dead.double().mean())
         if share >= INFO:
-            yield _finding(layer, share, {name: int(found.sum()) for name, found in kinds.items()})
+            counts = {name: int(found.sum()) for name, found in kinds.items()}
+            # Channels do not become constant by a layer before of which a smaller part is dead, grouped or not.
+            causes = (each for part, each in before if part >= counts[CONSTANT] / layer.channels)
+            finding = _finding(layer, share, counts, next(causes, None))
+            before.append((share, finding))
+            yield finding
 
 
 def constant(layer: Layer) -> Tensor:
@@ -84,16 +96,19 @@ def _never_positive(layer: Layer) -> Tensor:
     return dead
 
 
-def _finding(layer: Layer, share: float, kinds: dict[str, int]) -> Finding:
+def _finding(layer: Layer, share: float, kinds: dict[str, int], cause: Finding | None) -> Finding:
     severity: Severity = "error" if share >= ERROR else "warning" if share >= WARNING else "info"
     counts = ", ".join(f"{count} {name}" for name, count in kinds.items() if count)
     dead = round(share * layer.channels)
+    if max(kinds, key=lambda name: kinds[name]) != CONSTANT:
+        cause = None
+    begins = "" if cause is None else f" So do as many or more in {cause.layer!r} before it, where it begins."
     return Finding(
         "MN005",
         severity,
         layer.name,
         f"{dead} of {layer.channels} channels say the same of every image ({counts}): what comes after cannot tell "
-        "images apart by them.",
+        f"images apart by them.{begins}",
         (
             Evidence(
                 "share of dead channels",
@@ -103,7 +118,7 @@ def _finding(layer: Layer, share: float, kinds: dict[str, int]) -> Finding:
             ),
             *(Evidence(name, count, unit="channels") for name, count in kinds.items() if count),
         ),
-        _remedy(layer, kinds),
+        _remedy(layer, kinds) if cause is None else cause.remedy,
     )
 
 
@@ -115,8 +130,13 @@ def _remedy(layer: Layer, kinds: dict[str, int]) -> str:
         return f"{take}; layer.weight.data[layer.weight.abs() < {GAMMA:g}] = 1.0"
     if most == NEGATIVE:  # above 0 for values from one standard deviation on
         return f"{take}; layer.bias.data.copy_(torch.maximum(layer.bias, -layer.weight.abs()))"
-    if layer.around.before is not None:
-        return f'model.get_submodule("{layer.around.before}").reset_parameters()'
+    if layer.around.before is not None:  # filters of weights 0, as PyTorch draws them; where none is, nothing
+        return (
+            f'conv = model.get_submodule("{layer.around.before}"); '
+            'rows = conv.weight.data.transpose(0, int(getattr(conv, "transposed", False))); '
+            f"dead = rows.flatten(1).abs().amax(1) < {ROUNDING:g}; "
+            "rows[dead] = torch.nn.init.kaiming_uniform_(torch.empty_like(rows), a=5**0.5)[dead]"
+        )
     return 'mednorm.examine(model, loader, select="MN005").show()  # the first of these layers is where it begins'
 
 

@@ -9,6 +9,11 @@ from mednorm.examine.records import Layer, Probed
 
 # Share of the training batches that were kept out: below the first it is said, and no more.
 WARNING, ERROR = 0.01, 0.5
+# Of a DataLoader, the images; of any other, the batches.
+FIND = (
+    '[index for index, sample in enumerate(getattr(loader, "dataset", loader)) '
+    'if not torch.isfinite(sample["image"]).all()]'
+)
 
 
 def check(probed: Probed) -> Iterator[Finding]:
@@ -57,7 +62,7 @@ def _statistics(layer: Layer, broken: dict[str, int]) -> Finding:
         layer.name,
         f"There are {counts} among {layer.channels} channels: the outputs there are no numbers, or wrong ones.",
         tuple(Evidence(name, count, 0, "channels") for name, count in broken.items()),
-        "model.load_state_dict(torch.load(checkpoint_before, weights_only=True))"
+        'model.load_state_dict(torch.load("…", weights_only=True))  # the last checkpoint before'
         if weights
         else "mednorm.recalibrate(model, loader)",
     )
@@ -71,7 +76,7 @@ def _inputs(layer: Layer, batches: int) -> Finding:
         f"{batches} batch{'es' if batches > 1 else ''} held values that are not finite when they came here, the first "
         "normalization that they reach: the images, or the weights before it, are no numbers.",
         (Evidence("batches that are not finite", batches, 0, "batches"),),
-        '[index for index, sample in enumerate(dataset) if not torch.isfinite(sample["image"]).all()]',
+        FIND,
     )
 
 
@@ -89,7 +94,7 @@ def _skipped(layer: Layer) -> Finding:
             Evidence("share of skipped batches", 100 * share, None if crossed is None else 100 * crossed, "%"),
             Evidence("skipped batches", skipped, unit="batches"),
         ),
-        '[index for index, sample in enumerate(dataset) if not torch.isfinite(sample["image"]).all()]',
+        FIND,
     )
 
 

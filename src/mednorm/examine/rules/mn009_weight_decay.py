@@ -46,7 +46,7 @@ def _on_weights(layers: list[Layer], decay: float, count: int) -> Finding:
         f"Weight decay of up to {decay:g} on the weights before {len(layers)} of {count} layers does not regularize: "
         "normalization takes their scale away again, and what changes is the effective learning rate.",
         (Evidence("weight decay before normalization", decay, 0), Evidence("layers", len(layers), unit="layers")),
-        "schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)  # control the rate itself",
+        "schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, …)  # the rate itself, over all steps",
     )
 
 

@@ -85,8 +85,8 @@ def _shared(layer: Layer, probed: Probed) -> Finding:
             Evidence("distance of the calls", apart, crossed, "σ"),
             Evidence("calls in a forward pass", calls, 1, "calls"),
         ),
-        f'norms = torch.nn.ModuleList(copy.deepcopy(model.get_submodule("{layer.name}")) for _ in range({calls}))'
-        "  # one a call",
+        f'import copy; norms = torch.nn.ModuleList(copy.deepcopy(model.get_submodule("{layer.name}")) '
+        f"for _ in range({calls}))  # one a call",
     )
 
 

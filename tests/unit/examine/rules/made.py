@@ -64,10 +64,8 @@ def found_in(rule: Rule, network: nn.Module, *batches: Tensor, **told: Any) -> l
 
 def run(remedy: str, **names: Any) -> dict[str, Any]:
     """Run a remedy as it stands."""
-    import copy
-
     import mednorm
 
-    space = {"torch": torch, "mednorm": mednorm, "copy": copy, **names}
+    space = {"torch": torch, "mednorm": mednorm, **names}
     exec(remedy, space)
     return space

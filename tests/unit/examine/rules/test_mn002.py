@@ -69,17 +69,54 @@ def test_images_that_are_as_the_initial_values_say_leave_no_lag():
     assert said(RULE, after(3, images=scattered(64, 0.2))) == []
 
 
-def test_the_count_is_believed_where_no_image_reached_the_layer():
+def test_the_count_is_believed_where_one_image_reached_the_layer():
+    assert said(RULE, layer_of(norm_after_one(), IMAGES[:1], updates=1)) == [("norm", "error")]
+
+
+def test_a_layer_that_no_forward_pass_calls_is_no_finding():
+    assert said(RULE, layer_of(norm_after_one(), updates=1)) == []
+    assert said(RULE, layer_of(nn.BatchNorm2d(8, momentum=0.99).double(), updates=0), after(200)) == []
+
+
+def norm_after_one():
+    """A layer that one batch moved."""
     norm = nn.BatchNorm2d(8).double()
     norm(IMAGES)
-    assert said(RULE, layer_of(norm.eval(), updates=1)) == [("norm", "error")]
+    return norm.eval()
 
 
 @pytest.mark.parametrize(("momentum", "severity"), [(0.99, "error"), (0.6, "warning")])
 def test_a_momentum_that_remembers_the_last_batches_alone_is_found(momentum, severity):
-    (finding,) = findings(RULE, after(100, momentum))
+    (finding,) = findings(RULE, remembering(momentum))
     assert (finding.severity, finding.evidence[0].value) == (severity, momentum)
     assert finding.evidence[1].value == pytest.approx((2 - momentum) / momentum)
+
+
+def test_such_a_momentum_is_a_warning_where_the_statistics_are_right_all_the_same():
+    (finding,) = findings(RULE, after(100, 0.99))
+    assert (finding.severity, finding.evidence[0].threshold) == ("warning", 0.5)
+
+
+def remembering(momentum):
+    """A layer whose last batches were brighter than the images that it is used on."""
+    norm = nn.BatchNorm2d(8, momentum=momentum).double()
+    for _ in range(100):
+        norm(IMAGES + 1)
+    return layer_of(norm.eval(), IMAGES, updates=100)
+
+
+def test_the_remedy_for_a_momentum_mends_the_statistics_and_the_next_training():
+    network = nn.Sequential(
+        nn.BatchNorm2d(8, momentum=0.99), nn.BatchNorm2d(8, momentum=0.01), nn.BatchNorm2d(8)
+    ).double()
+    network[2].momentum = None
+    network(IMAGES + 1)
+    loader = list(IMAGES.split(16))
+    finding = found_in(RULE, network.eval(), *loader)[0]
+    assert (finding.layer, finding.severity) == ("0", "error")
+    run(finding.remedy, model=network, loader=loader)
+    assert [norm.momentum for norm in network] == [0.1, 0.01, None]
+    assert found_in(RULE, network, *loader) == []
 
 
 def test_the_momentum_of_frozen_layers_does_not_matter():

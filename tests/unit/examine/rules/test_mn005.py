@@ -1,11 +1,15 @@
 """MN005, dead or constant channels."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
+import mednorm
 from mednorm.examine.rules.mn005_dead_channels import RULE
-from tests.unit.examine.rules.made import findings, found_in, layer_of, run, said
+from tests.unit.examine.rules.made import findings, found_in, layer_of, probed_of, run, said
 
 
 @pytest.fixture
@@ -82,9 +86,64 @@ def test_the_remedy_revives_dead_channels_and_leaves_the_others(images, broken):
     assert network[0].bias[6:].tolist() == [0, 0]
 
 
-def test_the_remedy_draws_the_weights_before_a_constant_input_anew(images):
-    network = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
-    nn.init.zeros_(network[0].weight)
-    (finding,) = found_in(RULE, network, images)
+@pytest.mark.parametrize("conv", [nn.Conv2d(8, 8, 3), nn.ConvTranspose2d(8, 8, 2, 2), nn.Conv2d(8, 8, 3, groups=8)])
+@pytest.mark.parametrize("dead", [6, 8])
+def test_the_remedy_for_a_constant_input_draws_the_dead_filters_alone_anew(images, conv, dead):
+    network = nn.Sequential(copy.deepcopy(conv), nn.BatchNorm2d(8))
+    filters = network[0].weight.data.transpose(0, int(network[0].transposed))
+    filters[:dead] = 0
+    kept = filters[dead:].clone()
+    (finding,) = found_in(RULE, recalibrated(network, images), images)
     run(finding.remedy, model=network)
-    assert found_in(RULE, network, images) == []
+    assert found_in(RULE, recalibrated(network, images), images) == []
+    assert torch.equal(filters[dead:], kept)
+
+
+def test_the_remedy_of_a_layer_behind_a_dead_one_is_that_of_the_dead_one(images):
+    network = nn.Sequential(
+        *(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)),
+    )
+    nn.init.constant_(network[1].bias, -30)
+    dead, behind = found_in(RULE, recalibrated(network, images), images)
+    assert (behind.layer, behind.remedy) == ("4", dead.remedy)
+    assert "'1' before it" in behind.message
+    weights = network[3].weight.clone()
+    run(behind.remedy, model=network)
+    assert found_in(RULE, recalibrated(network, images), images) == []
+    assert torch.equal(network[3].weight, weights)
+
+
+def test_fewer_dead_channels_before_do_not_explain_constant_ones(images):
+    images[:, :6] = 1.0
+    few = layer_of(norm(weight=(slice(2), 0.0)), torch.randn(16, 8, 6, 6), name="few")
+    _, finding = findings(RULE, few, layer_of(norm(), images, around={"before": "conv"}))
+    assert 'get_submodule("conv")' in finding.remedy
+
+
+@pytest.mark.parametrize("cause", ["mean", "updates", "nan"])
+def test_behind_wrong_statistics_a_layers_own_scale_alone_is_judged(images, cause):
+    wrong, constant = nn.BatchNorm2d(8), torch.ones_like(images)
+    if cause == "nan":
+        wrong.running_var[0] = torch.nan
+    if cause == "mean":
+        wrong.running_mean += 1
+    told = {"updates": 3} if cause == "updates" else {}
+    seen = 10 + 4 * images if cause == "updates" else images
+    before = layer_of(wrong, seen, name="before", **told)
+    pruned = layer_of(norm(weight=(slice(None), 0.0)), images, name="pruned")
+    assert said(RULE, before, layer_of(norm(), constant), pruned) == [("pruned", "error")]
+    assert said(RULE, layer_of(norm(), images), layer_of(norm(), constant)) == [("norm", "error")]
+
+
+def test_where_batches_take_their_own_statistics_wrong_running_ones_hide_nothing(images):
+    wrong = nn.BatchNorm2d(8)
+    wrong.running_mean += 1
+    layers = layer_of(wrong, images, name="before"), layer_of(norm(), torch.ones_like(images))
+    training = replace(probed_of(*layers), own_statistics=True)
+    assert [finding.layer for finding in RULE.check(training)] == ["norm"]
+
+
+def recalibrated(network, images):
+    """Take the statistics anew."""
+    mednorm.recalibrate(network, [images])
+    return network

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from mednorm import BatchNorm
 from mednorm.examine.rules.mn006_not_finite import RULE
@@ -76,4 +77,5 @@ def test_the_remedy_gives_statistics_that_are_numbers(images, value):
 def test_the_remedy_for_broken_images_names_them():
     dataset = [{"image": torch.full((1, 2), value)} for value in (0.0, torch.nan, 1.0)]
     (finding,) = findings(RULE, layer_of(nn.BatchNorm2d(1), torch.full((1, 1, 2, 2), torch.nan)))
-    assert eval(finding.remedy, {"torch": torch, "dataset": dataset}) == [1]
+    assert eval(finding.remedy, {"torch": torch, "loader": DataLoader(dataset, batch_size=2)}) == [1]
+    assert eval(finding.remedy, {"torch": torch, "loader": dataset}) == [1]  # a list, of batches

@@ -25,7 +25,7 @@ THRESHOLDS = {
     + [f"`{mn007_dropout_before.RATE}`"],
     "MN009": [f"`{mn009_weight_decay.SHRUNK}`"],
     "MN010": [f"from `{limit}` σ" for limit in (mn010_updates.WARNING, mn010_updates.ERROR)],
-    "MN012": [f"`{mn012_epsilon.WARNING:.3f}`", f"`{mn012_epsilon.ERROR:.4f}`"]
+    "MN012": [f"`{mn012_epsilon.WARNING:.3f}`", f"`{mn012_epsilon.ERROR:.0f}`"]
     + [f"from `{steps:.0f}`" for steps in (mn012_epsilon.COARSE, mn012_epsilon.COARSER)],
 }
 SECTIONS = ["## Why it matters", "## How it is measured", "## Remedy", "## Literature"]
