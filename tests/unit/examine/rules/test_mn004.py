@@ -8,7 +8,7 @@ from torch import nn
 
 from mednorm import DomainBatchNorm
 from mednorm.examine.records import Seen
-from mednorm.examine.rules.mn004_site_shift import RULE, away
+from mednorm.examine.rules.mn004_site_shift import RULE, away, compare
 from tests.unit.examine.rules.made import layer_of, probed_of, run
 from tests.unit.examine.rules.scattered import scattered
 
@@ -45,8 +45,10 @@ def test_the_site_is_named_with_how_far_away_it_is(gain, offset, severity):
 
 def test_the_distance_is_the_one_it_was_moved_by_and_lies_in_its_interval():
     (finding,) = found(layer(gain=1.0, offset=2.0))
-    distance, low, high, others, images = (each.value for each in finding.evidence)
+    distance, low, high, others, difference, compared, images = (each.value for each in finding.evidence)
     assert low < 2.0 < high
+    assert difference == distance - others
+    assert compared == 3
     assert distance == pytest.approx(2.0, rel=0.05)
     assert others < 0.05
     assert images == 16
@@ -56,6 +58,33 @@ def test_few_images_make_the_interval_wide_and_no_finding_by_chance():
     wide, narrow = (away(each, each.sites["Porto"]) for each in (layer(images=4), layer(images=64)))
     assert wide.error > 2 * narrow.error
     assert found(layer(images=4)) == []
+
+
+def test_the_more_sites_and_layers_are_compared_the_farther_a_site_must_be():
+    shifted, alike = layer(offset=0.55, images=8), layer(images=8)
+    alone, among = found(shifted), found(shifted, *[alike] * 20)
+    assert [each.severity for each in alone] == ["error"]
+    assert [each.severity for each in among] == ["warning"]
+    assert found(shifted, *[alike] * 400) == []
+    thresholds = [finding.evidence[4].threshold for finding in (*alone, *among)]
+    assert [finding.evidence[5].value for finding in (*alone, *among)] == [3, 63]
+    assert thresholds[0] < alone[0].evidence[4].value
+    assert thresholds[1] < among[0].evidence[4].value
+
+
+def test_a_layer_that_cannot_be_judged_is_not_among_those_compared():
+    dead = layer(images=3, Basel=None, Lund=None)
+    assert [each.value for each in found(layer(offset=2.0), dead)[0].evidence] == [
+        each.value for each in found(layer(offset=2.0))[0].evidence
+    ]
+
+
+def test_chance_is_what_the_spread_of_the_other_sites_makes_and_not_the_sites_own():
+    loud, quiet = (layer(gain=gain) for gain in (9.0, 0.1))
+    louder, quieter = (next(each for each in compare(made) if each.site == "Porto") for made in (loud, quiet))
+    assert louder.here.error > 20 * quieter.here.error
+    assert louder.error == pytest.approx(quieter.error, rel=0.2)
+    assert louder.freedom == quieter.freedom == 31
 
 
 def test_three_images_are_too_few_to_say_anything():

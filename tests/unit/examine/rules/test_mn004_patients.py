@@ -73,7 +73,7 @@ def share(wrong, layers):
 def test_sites_that_differ_by_their_patients_alone_are_not_named_more_often_than_the_level(of_patient):
     sites = 3 * SEEDS
     assert sum(len(found(each)) for each in alike(of_patient)) / sites <= LEVEL
-    assert sum(len(found(unnamed(each))) for each in alike(of_patient)) / sites > 3 * LEVEL
+    assert sum(len(found(unnamed(each))) for each in alike(of_patient)) / sites > 2 * LEVEL
 
 
 @pytest.mark.parametrize("of_patient", SITES)
