@@ -111,7 +111,7 @@ def advise_batch_size(
         return grow(
             (Trainer(model, batch, loss, make, lean=True, held=held) if lean else trainer).measure,
             most,
-            held,
+            held + trainer.state(),
             seconds,
             lambda size: tell(f"memory{', lean' if lean else ''}: {size} image{'s' * (size > 1)} in a step"),
         )

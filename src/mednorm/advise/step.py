@@ -138,8 +138,13 @@ class Trainer:
                     raise
                 break
             self._optimizer.zero_grad(set_to_none=True)
-            self._held = max(0, (in_use(device) or 0) - self._copied - self._state())
+            self._held = max(0, (in_use(device) or 0) - self._copied - self.state())
         return self._held
+
+    def state(self) -> int:
+        """Return the bytes of the optimizer's state, which `held` makes; they are part of no rise."""
+        leaves = tree_leaves(list(self._optimizer.state.values()))
+        return sum(leaf.numel() * leaf.element_size() for leaf in leaves if isinstance(leaf, Tensor))
 
     def measure(self, images: int) -> Measured:
         """Run steps of so many images until their peak holds still.
@@ -154,7 +159,7 @@ class Trainer:
         device, held = device_of(self._network), self.held()
         batch = of_size(self._batch, images)
         self._optimizer.zero_grad(set_to_none=True)
-        kept = self._state()
+        kept = self.state()
         memory = PeakMemory(device)
         if memory.start is None:
             raise ConfigError(
@@ -169,11 +174,6 @@ class Trainer:
             self._optimizer.zero_grad(set_to_none=True)
             self._step(batch, device)
         return Measured(images, int(peaks[-1]), tensors.peak, statistics.median(seconds[1:]) / images)
-
-    def _state(self) -> int:
-        """Return the bytes of the optimizer's state that are there already, and not part of a rise."""
-        leaves = tree_leaves(list(self._optimizer.state.values()))
-        return sum(leaf.numel() * leaf.element_size() for leaf in leaves if isinstance(leaf, Tensor))
 
     def _step(self, batch: Batch, device: torch.device) -> float:
         _wait(device)
