@@ -88,12 +88,14 @@ def test_the_hospital_held_out_of_the_brain_is_tested_on_whole_and_never_trained
 def test_a_batch_size_is_advised_for_patches_of_brain_volumes(tmp_path, capsys):
     data = tmp_path / "manifest.csv"
     assert manifest_of_folders(DATA / "brain3d", ["Flair*.nii.gz", "T1c*.nii.gz"], "OTMultiClass*", data) == 2
-    options = ["--image-size", "60,60,40", "--patch-size", "32,32,32", "--folds", "2", "--memory", "500GB"]
-    assert run(["advise", "brain3d", "--data", str(data), *options, "--seconds", "0", "--json"]) == 0
+    options = ["--image-size", "60,60,40", "--patch-size", "16,16,16", "--folds", "2", "--memory", "500GB"]
+    options += ["--network", "unet", "--seconds", "0", "--json"]
+    assert run(["advise", "brain3d", "--data", str(data), *options]) == 0
     advice = json.loads(capsys.readouterr().out)
-    assert (advice["network"], advice["images"]) == ("basicunet", 4)  # the patches of the one volume to train on
+    assert (advice["network"], advice["images"]) == ("unet", 4)  # the patches of the one volume to train on
     assert [each["batch_size"] for each in advice["measured"]] == [1, 2, 4, 8]
-    assert len(advice["noise"]["layers"]) == 18
+    assert all(noise[0] > noise[1] > noise[3] > 0 for noise in advice["noise"]["layers"].values())
+    assert len(advice["noise"]["layers"]) == 6
 
 
 def test_brain_volumes_of_two_modalities_are_trained_on_in_patches_and_judged_whole(tmp_path):
