@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-pytest.register_assert_rewrite("tests.harness")
+pytest.register_assert_rewrite("tests.harness", "tests.integration.browser", "tests.unit.examine.treated")
 
 # Derandomized: the same examples on every run and machine. No deadline: the first call of an operator is slow.
 settings.register_profile(

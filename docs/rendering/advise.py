@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from statistics import median
 
-from rendering.source import ROOT, PartError
-from rendering.tables import markdown
+from rendering.source import measured
+from rendering.tables import made, markdown
 
 
 def advise() -> str:
@@ -16,13 +15,10 @@ def advise() -> str:
         PartError: the file is not there.
 
     """
-    path = ROOT / "benchmarks" / "results" / "advise.json"
-    if not path.exists():
-        raise PartError("benchmarks/results/advise.json is missing. Run python benchmarks/advise_memory.py.")
-    measured = json.loads(path.read_text(encoding="utf-8"))
+    found = measured("advise", "python benchmarks/advise_memory.py")
     headers = ["network, image", "allocator", "measured", "images", "", "predicted, MB", "peak, MB", "error"]
     rows = []
-    for case in measured["cases"]:
+    for case in found["cases"]:
         known = [each["batch_size"] for each in case["measured"]]
         for row in case["unseen"]:
             first = row is case["unseen"][0]
@@ -38,9 +34,5 @@ def advise() -> str:
                     f"{row['error']:+.1%}",
                 ]
             )
-    machine, versions = measured["machine"], measured["versions"]
-    made = ", ".join(f"{package} {version}" for package, version in versions.items())
-    times, threads = len(measured["cases"][0]["unseen"][0]["peaks"]), machine["threads"]
-    cores = "1 thread" if threads == 1 else f"{threads} threads"
-    note = f"\nMedian [least, most] of {times} trainings. {machine['model']}, {cores}; {made}.\n"
-    return markdown(headers, rows, left=3) + note
+    times = len(found["cases"][0]["unseen"][0]["peaks"])
+    return markdown(headers, rows, left=3) + f"\nMedian [least, most] of {times} trainings. {made(found)}.\n"

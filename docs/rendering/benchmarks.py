@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from rendering import speed
 from rendering.advise import advise
 from rendering.lean import lean
-from rendering.source import ROOT, PartError
-from rendering.tables import markdown
+from rendering.source import PartError, measured
+from rendering.tables import made, markdown
 
 _NETWORKS = {"article": "the article's", "layer": "layer alone", "inference": "inference"}
 _BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
@@ -22,17 +19,15 @@ def benchmark(name: str) -> str:
         PartError: there is none of that name.
 
     """
-    shown = {"advise": advise, "lean": lean, **speed.SHOWN}
-    if name in shown:
-        return shown[name]()
-    path = ROOT / "benchmarks" / "results" / "keras.json"
-    if name != "keras" or not path.exists():
-        raise PartError(f"{name}: expected one of keras, {', '.join(shown)}, and its file in benchmarks/results.")
-    return _keras(json.loads(path.read_text(encoding="utf-8")))
+    shown = {"advise": advise, "keras": _keras, "lean": lean, **speed.SHOWN}
+    if name not in shown:
+        raise PartError(f"{name}: expected one of {', '.join(shown)}.")
+    return shown[name]()
 
 
-def _keras(measured: dict[str, Any]) -> str:
-    layers = list(measured["cases"][0]["ratio"])
+def _keras() -> str:
+    found = measured("keras", "python benchmarks/keras_layers.py")
+    layers = list(found["cases"][0]["ratio"])
     headers = [
         "backend",
         "network",
@@ -41,7 +36,7 @@ def _keras(measured: dict[str, Any]) -> str:
         *(f"`{layer.split()[0]}`{_every(layer)}" for layer in layers),
     ]
     rows = []
-    for case in measured["cases"]:
+    for case in found["cases"]:
         compiled = ", compiled" if case["jit"] is True else ""
         times = [f"{case['ratio'][layer]['median']:.2f}" for layer in layers]
         low, high = (case["ratio"]["BNLayer"][end] for end in ("low", "high"))
@@ -55,14 +50,8 @@ def _keras(measured: dict[str, Any]) -> str:
                 *times,
             ]
         )
-    rounds = measured["cases"][0]["rounds"]
-    return markdown(headers, rows, left=3) + f"\n{_made(measured)}; medians [quartiles] of {rounds} rounds.\n"
-
-
-def _made(measured: dict[str, Any]) -> str:
-    machine, versions = measured["machine"], measured["versions"]
-    made = ", ".join(f"{package} {version}" for package, version in versions.items())
-    return f"{machine['model']}, {machine['threads']} threads; {made}"
+    rounds = found["cases"][0]["rounds"]
+    return markdown(headers, rows, left=3) + f"\n{made(found)}; medians [quartiles] of {rounds} rounds.\n"
 
 
 def _every(layer: str) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ast
-import json
 from statistics import mean
 
-from rendering.source import ROOT, PartError
+from rendering.source import ROOT, PartError, measured
 from rendering.tables import markdown
 
 
@@ -17,10 +16,7 @@ def clinic() -> str:
         PartError: the file is not there.
 
     """
-    path = ROOT / "benchmarks" / "results" / "clinic.json"
-    if not path.exists():
-        raise PartError("benchmarks/results/clinic.json is missing. Run python benchmarks/clinic.py --data brain.")
-    runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+    runs = measured("clinic", "python benchmarks/clinic.py --data brain")["runs"]
     headers = ["scanner", "seed", "first finding", "distance, σ", *runs[0]["dice"], "recovered"]
     rows = []
     for gain, offset in dict.fromkeys((run["gain"], run["offset"]) for run in runs):

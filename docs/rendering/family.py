@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 from mednorm.results import Results
 from mednorm.study.summary import estimate
 from rendering import words
-from rendering.source import ROOT, PartError
+from rendering.source import measured
 from rendering.tables import markdown
 
 
@@ -37,10 +35,7 @@ def fine_tuning(language: str) -> str:
         PartError: it is not there.
 
     """
-    path = ROOT / "benchmarks" / "results" / "fine_tuning.json"
-    if not path.exists():
-        raise PartError("benchmarks/results/fine_tuning.json is missing. Run python benchmarks/fine_tuning.py.")
-    runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+    runs = measured("fine_tuning", "python benchmarks/fine_tuning.py")["runs"]
     arms = list(dict.fromkeys((run["batch_size"], run["arm"]) for run in runs))
     untouched = {run["seed"]: run for run in runs if run["arm"] == "not fine-tuned"}
     shown = []

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
-from rendering.source import ROOT, PartError
+from rendering.source import measured
 from rendering.tables import markdown
 
 _WHO = {
@@ -22,13 +20,10 @@ def lean() -> str:
         PartError: the file is not there.
 
     """
-    path = ROOT / "benchmarks" / "results" / "lean.json"
-    if not path.exists():
-        raise PartError("benchmarks/results/lean.json is missing. Run python benchmarks/lean_memory.py.")
-    measured = json.loads(path.read_text(encoding="utf-8"))
+    found = measured("lean", "python benchmarks/lean_memory.py")
     headers = ["network, input", "", "kept, MiB", "of PyTorch's", "peak, MiB", "step, ms", "time, lean to not"]
     rows = []
-    for case in measured["cases"]:
+    for case in found["cases"]:
         ratio = case["ratio"]
         cost = f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
         for peer, kept in case["bytes"].items():
@@ -43,10 +38,10 @@ def lean() -> str:
                     cost if peer == "mednorm lean" else "",
                 ]
             )
-    machine, versions = measured["machine"], measured["versions"]
+    machine, versions = found["machine"], found["versions"]
     made = ", ".join(f"{package} {version}" for package, version in versions.items())
-    rounds = measured["cases"][0]["rounds"]
-    same = sum(all(case["same_bits"].values()) for case in measured["cases"])
+    rounds = found["cases"][0]["rounds"]
+    same = sum(all(case["same_bits"].values()) for case in found["cases"])
     return markdown(headers, rows, left=2) + (
         f"\n{machine['model']}, {machine['threads']} threads, {machine['allocator']} allocator; {made}; "
         f"medians [quartiles] of {rounds} rounds. Lean gradients are the ordinary ones, bit for bit, in {same} of "

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
-from rendering.source import ROOT, PartError
+from rendering.source import measured
 from rendering.tables import markdown
+
+_COMMAND = "python benchmarks/broken.py"
 
 
 def index() -> str:
@@ -22,7 +22,8 @@ def index() -> str:
 def broken() -> str:
     """Show every network that was broken on purpose with what was found first."""
     rows = [
-        [case["name"], f"`{case['expected']}`", f"`{case['code']}`", case["severity"]] for case in _measured()["broken"]
+        [case["name"], f"`{case['expected']}`", f"`{case['code']}`", case["severity"]]
+        for case in measured("broken", _COMMAND)["broken"]
     ]
     return markdown(["broken network", "expected", "found first", "severity"], rows, left=4)
 
@@ -31,13 +32,6 @@ def healthy() -> str:
     """Show every healthy network with what was found."""
     rows = [
         [case["name"], ", ".join(f"`{code}` ({severity})" for code, severity in case["found"].items()) or "nothing"]
-        for case in _measured()["healthy"]
+        for case in measured("broken", _COMMAND)["healthy"]
     ]
     return markdown(["healthy network", "found"], rows, left=2)
-
-
-def _measured() -> dict[str, list[dict[str, str]]]:
-    path = ROOT / "benchmarks" / "results" / "broken.json"
-    if not path.exists():
-        raise PartError("benchmarks/results/broken.json is missing. Run python benchmarks/broken.py.")
-    return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]

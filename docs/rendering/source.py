@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from mednorm.results import Results, read_results
 
@@ -42,6 +44,19 @@ class Source:
             f"{name}: docs/results/{name}.json is missing (there are {', '.join(known)}). Run its study and copy the "
             "results.json there, or correct the name."
         )
+
+
+def measured(name: str, command: str) -> Any:
+    """Return what ``benchmarks/results/NAME.json`` holds.
+
+    Raises:
+        PartError: it is not there; the message names the command that makes it.
+
+    """
+    path = ROOT / "benchmarks" / "results" / f"{name}.json"
+    if not path.exists():
+        raise PartError(f"benchmarks/results/{name}.json is missing. Run {command}.")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 @cache

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from rendering import words
-from rendering.source import ROOT, PartError
+from rendering.source import PartError, measured
 from rendering.tables import markdown
 
 Record = Mapping[str, Any]
@@ -34,10 +33,7 @@ def record(part: str) -> Record:
         PartError: there are none, or those of a run that did not finish.
 
     """
-    path = ROOT / "benchmarks" / "results" / f"{part}.json"
-    if not path.exists():
-        raise PartError(f"benchmarks/results/{part}.json is missing. Run mednorm bench {part} --out with that file.")
-    read: Record = json.loads(path.read_text(encoding="utf-8"))
+    read: Record = measured(part, f"mednorm bench {part} --out with that file")
     if not read.get("finished"):
         raise PartError(f"benchmarks/results/{part}.json is of a run that did not finish: run it again, it goes on.")
     return read

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from mednorm.results import ArmSummary, Results
 
@@ -102,3 +103,12 @@ def _row(arm: ArmSummary, metrics: list[str], several: list[str], seeds: int) ->
 
 def _list(values: list[int]) -> str:
     return json.dumps(values).strip("[]")
+
+
+def made(found: Mapping[str, Any]) -> str:
+    """Say which machine and versions a benchmark was made with."""
+    machine, versions = found["machine"], found["versions"]
+    threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
+    return (
+        f"{machine['model']}, {threads}; {', '.join(f'{package} {version}' for package, version in versions.items())}"
+    )

@@ -4,20 +4,9 @@ import pytest
 
 from mednorm.report.examination import write_examination
 from tests.examination_fixture import examination
-from tests.integration.test_report_in_browser import CHROMIUM, SWITCHES, _until, pytestmark  # noqa: F401
+from tests.integration.browser import looked_at, nothing_went_wrong, opened_page
 
-DRAWN = "() => [...document.querySelectorAll('.plot')].every((plot) => plot.querySelector('.main-svg'))"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    assert CHROMIUM is not None, "CI needs chromium: install it, or this page is looked at by nobody"
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
-        yield browser
-        browser.close()
+pytestmark = looked_at
 
 
 @pytest.fixture(scope="module")
@@ -29,18 +18,9 @@ def address(tmp_path_factory):
 @pytest.fixture(scope="module")
 def opened(browser, address, request):
     """A page of the width and theme asked for; every request, console message and error is noted and must be none."""
-    width, scheme = getattr(request, "param", (1280, "light"))
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    asked, troubles = [], []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", lambda error: troubles.append(str(error)))
-    page.on("console", lambda message: troubles.append(message.text))
-    page.goto(address)
-    _until(page, DRAWN)
-    yield page
-    page.close()
-    assert troubles == []
-    assert [url for url in asked if not url.startswith("data:")] == [address]
+    with opened_page(browser, address, *getattr(request, "param", (1280, "light"))) as noted:
+        yield noted.page
+    nothing_went_wrong(noted)
 
 
 def test_every_chart_is_drawn(opened):

@@ -1,68 +1,29 @@
 """The page in a real browser: it draws, sorts, changes its theme, fits a phone, fetches nothing, and runs no data."""
 
-import os
-import shutil
-import time
-from types import SimpleNamespace
-
 import pytest
 
 from mednorm.report import write_report
+from tests.integration.browser import looked_at, nothing_went_wrong, opened_page, until
 from tests.report_fixture import make_results, write_samples
 
-SWITCHES = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None and not os.environ.get("CI"), reason="no chromium here; the page is not looked at"
-)
+pytestmark = looked_at
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory):
-    """One browser and one page for the module; every request, console message and error is noted."""
-    assert CHROMIUM is not None, "CI needs chromium: install it, or this page is looked at by nobody"
-    from playwright.sync_api import sync_playwright
-
+def opened(browser, tmp_path_factory):
+    """One page for the module; every request, console message and error is noted."""
     folder = tmp_path_factory.mktemp("results")
     results = make_results(more=True)
     write_samples(results, folder)
     path = write_report(results, folder)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
-        page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
-        noted = SimpleNamespace(page=page, address=path.as_uri(), requests=[], troubles=[])
-        page.on("request", lambda request: noted.requests.append(request.url))
-        page.on("pageerror", lambda error: noted.troubles.append(str(error)))
-        page.on("console", lambda message: noted.troubles.append(message.text))
-        page.goto(noted.address)
-        _until(page, "() => [...document.querySelectorAll('.plot')].every((plot) => plot.querySelector('.main-svg'))")
-        page.wait_for_function(
-            "[...document.querySelectorAll('.plot')].every((plot) => plot.querySelector('.main-svg'))"
-        )
+    with opened_page(browser, path.as_uri()) as noted:
         yield noted
-        browser.close()
 
 
 @pytest.fixture(autouse=True)
 def _nothing_went_wrong(opened):
     yield
-    assert opened.troubles == []
-    assert [address for address in opened.requests if not address.startswith("data:")] == [opened.address]
-
-
-def _until(page, condition):
-    """Wait for a condition, asking from outside: the page's own policy lets nobody poll from inside."""
-    deadline = time.monotonic() + 10
-    while not page.evaluate(condition):
-        assert time.monotonic() < deadline, condition
-        page.wait_for_timeout(20)
+    nothing_went_wrong(opened)
 
 
 def _column(page, title):
@@ -131,23 +92,23 @@ def test_the_theme_button_changes_page_and_charts_and_back(opened):
     button = opened.page.locator("#theme")
     light = [opened.page.evaluate(asked) for asked in (text, background, chart_text, fonts)]
     button.click()
-    _until(opened.page, f"() => ({fonts})().every((colour) => colour !== {light[3][0]!r})")
+    until(opened.page, f"() => ({fonts})().every((colour) => colour !== {light[3][0]!r})")
     dark = [opened.page.evaluate(asked) for asked in (text, background, chart_text, fonts)]
     assert button.get_attribute("aria-pressed") == "true"
     assert dark[:2] == ["rgb(227, 231, 234)", "rgb(20, 23, 26)"]
     assert not set(light[2]) & set(dark[2])
     assert len(set(dark[3])) == 1
     button.click()
-    _until(opened.page, f"() => ({fonts})().every((colour) => colour === {light[3][0]!r})")
+    until(opened.page, f"() => ({fonts})().every((colour) => colour === {light[3][0]!r})")
     assert [opened.page.evaluate(asked) for asked in (text, background, chart_text, fonts)] == light
 
 
 def test_the_theme_follows_the_system_until_the_reader_chooses(opened):
     fresh = opened.page.context.browser.new_page(color_scheme="dark")
     fresh.goto(opened.address)
-    _until(fresh, "() => document.documentElement.dataset.theme === 'dark'")
+    until(fresh, "() => document.documentElement.dataset.theme === 'dark'")
     fresh.emulate_media(color_scheme="light")
-    _until(fresh, "() => document.documentElement.dataset.theme === 'light'")
+    until(fresh, "() => document.documentElement.dataset.theme === 'light'")
     fresh.locator("#theme").click()
     fresh.emulate_media(color_scheme="dark")
     fresh.emulate_media(color_scheme="light")
@@ -227,7 +188,7 @@ def test_slanted_names_are_thinned_where_there_is_no_room(opened):
     opened.page.set_viewport_size({"width": 200, "height": 740})
     opened.page.locator("#theme").click()  # draws anew
     opened.page.locator("#theme").click()
-    _until(
+    until(
         opened.page,
         "() => document.querySelectorAll('#chart-gradients .plot')[1].querySelectorAll('.xtick').length == 5",
     )
@@ -235,7 +196,7 @@ def test_slanted_names_are_thinned_where_there_is_no_room(opened):
     opened.page.set_viewport_size({"width": 1280, "height": 900})
     opened.page.locator("#theme").click()
     opened.page.locator("#theme").click()
-    _until(
+    until(
         opened.page,
         "() => document.querySelectorAll('#chart-gradients .plot')[1].querySelectorAll('.xtick').length == 10",
     )
@@ -243,7 +204,7 @@ def test_slanted_names_are_thinned_where_there_is_no_room(opened):
 
 def test_images_are_there_and_not_broken(opened):
     opened.page.evaluate("() => { for (const image of document.images) image.loading = 'eager' }")
-    _until(opened.page, "() => [...document.images].every((image) => image.complete)")
+    until(opened.page, "() => [...document.images].every((image) => image.complete)")
     widths = opened.page.evaluate("() => [...document.images].map((image) => image.naturalWidth)")
     assert widths == [48] * 72
 
@@ -255,7 +216,7 @@ def test_hostile_text_did_not_run(opened):
 @pytest.mark.parametrize("width", [360, 768])
 def test_nothing_is_wider_than_a_small_screen(opened, width):
     opened.page.set_viewport_size({"width": width, "height": 740})
-    _until(
+    until(
         opened.page,
         "() => [...document.querySelectorAll('.plot')].every((plot) => {"
         " const svg = plot.querySelector('.main-svg'); return svg && svg.clientWidth <= innerWidth })",

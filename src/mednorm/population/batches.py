@@ -186,5 +186,5 @@ def _names(given: Any, samples: int, expected: str) -> tuple[str | None, ...]:
         return (None,) * samples
     values = given.tolist() if hasattr(given, "tolist") else [given] * samples if isinstance(given, str) else given
     if not isinstance(values, Sequence) or len(values) != samples:
-        raise DataError(f"{expected} for each of {samples} samples, got {values!r}.")
+        raise DataError(f"{expected} for each of {samples} samples, got {values!r}. Give a list as long as the batch.")
     return tuple(None if value is None else str(value) for value in values)

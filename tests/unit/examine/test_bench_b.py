@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.unit.examine.broken_b import BROKEN
-from tests.unit.examine.treated import Examined, examine_broken, run_remedies
+from tests.unit.examine.treated import (  # noqa: F401  what is imported here is run here
+    each_of,
+    examined,
+    test_a_broken_network_gets_its_rule_first,
+    test_every_remedy_runs_as_it_is_or_is_a_template,
+)
 
-
-@pytest.fixture(scope="module", params=BROKEN, ids=lambda broken: broken.name)
-def examined(request: pytest.FixtureRequest) -> Examined:
-    """A broken network and what was found, once for all tests of it."""
-    return examine_broken(request.param)
-
-
-def test_a_broken_network_gets_its_rule_first(examined: Examined):
-    assert examined.found.findings[0].code == examined.broken.code
-
-
-def test_every_remedy_runs_as_it_is_or_is_a_template(examined: Examined):
-    templates = run_remedies(examined)
-    assert {finding.code for finding in templates} <= {"MN006", "MN009"}
+pytest_generate_tests = each_of(BROKEN)
 
 
 def test_each_rule_has_networks_of_its_own_in_2_and_3_dimensions():

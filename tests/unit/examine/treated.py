@@ -1,11 +1,13 @@
-"""Broken networks, what is found in them, and what the remedies do to them."""
+"""What every network that is broken on purpose must show: its rule first, and remedies that run."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -27,10 +29,32 @@ class Examined:
     found: Examination
 
 
-def examine_broken(broken: Broken) -> Examined:
-    """Build a broken network and examine it."""
+def each_of(broken: Sequence[Broken]) -> Callable[[pytest.Metafunc], None]:
+    """Return what a test file calls pytest_generate_tests, to run the tests below for each of these networks."""
+
+    def generate(metafunc: pytest.Metafunc) -> None:
+        if "examined" in metafunc.fixturenames:
+            names = [each.name for each in broken]
+            metafunc.parametrize("examined", broken, indirect=True, ids=names, scope="module")
+
+    return generate
+
+
+@pytest.fixture(scope="module")
+def examined(request: pytest.FixtureRequest) -> Examined:
+    """A broken network and what was found, once for all tests of it."""
+    broken: Broken = request.param
     network, loader = broken.build()
     return Examined(broken, network, loader, examine(network, loader, metric=accuracy, **broken.told))
+
+
+def test_a_broken_network_gets_its_rule_first(examined: Examined) -> None:
+    assert examined.found.findings[0].code == examined.broken.code
+
+
+def test_every_remedy_runs_as_it_is_or_is_a_template(examined: Examined) -> None:
+    templates = run_remedies(examined)
+    assert {finding.code for finding in templates} <= {"MN006", "MN009"}
 
 
 def run_remedies(examined: Examined) -> list[Finding]:

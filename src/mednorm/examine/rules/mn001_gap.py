@@ -9,6 +9,7 @@ import torch
 
 from mednorm.examine.findings import Evidence, Finding, Rule, Severity
 from mednorm.examine.records import Gap, Layer, Probed
+from mednorm.examine.rules.mn006_not_finite import weights_unusable
 from mednorm.examine.rules.noise import median, noise
 from mednorm.examine.rules.remedies import RECALIBRATE
 
@@ -26,7 +27,7 @@ SHARE = 0.1
 def check(probed: Probed) -> Iterator[Finding]:
     """Find the gap between the two evaluation modes, and the layers that it is from."""
     gap = probed.gap
-    if gap is None:
+    if gap is None or any(map(weights_unusable, probed.layers)):  # MN006 says that; no statistics mend it
         return
     judged = _Judged(probed, gap)
     if judged.severity is None:

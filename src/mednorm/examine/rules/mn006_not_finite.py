@@ -35,6 +35,11 @@ def unusable(layer: Layer) -> bool:
     return bool(_unusable(layer))
 
 
+def weights_unusable(layer: Layer) -> bool:
+    """Tell whether γ or β hold what is no number, which no statistics mend."""
+    return any(name[0] in "γβ" for name in _unusable(layer))
+
+
 def _unusable(layer: Layer) -> dict[str, int]:
     """Count the channels by what is wrong with their statistics or weights."""
     state = layer.state

@@ -56,6 +56,14 @@ def test_a_network_without_a_gap_to_measure_gets_no_finding():
     assert list(RULE.check(probed_of(layer_of(nn.BatchNorm2d(8).double(), scattered(8, 0.5))))) == []
 
 
+def test_weights_that_are_no_numbers_are_left_to_the_rule_that_says_so():
+    layer = layer_of(nn.BatchNorm2d(8).double(), *scattered(64, 0.1).split(8))
+    broken = replace(layer, state=replace(layer.state, weight=torch.full((8,), torch.nan)))
+    gap = Gap(8, float("inf"))
+    assert list(RULE.check(replace(probed_of(broken, batch_size=8), gap=gap))) == []
+    assert list(RULE.check(replace(probed_of(layer, batch_size=8), gap=gap)))
+
+
 def test_it_is_a_symptom():
     assert RULE.symptom
 
