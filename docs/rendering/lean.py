@@ -45,5 +45,5 @@ def lean() -> str:
     return markdown(headers, rows, left=2) + (
         f"\n{machine['model']}, {machine['threads']} threads, {machine['allocator']} allocator; {made}; "
         f"medians [quartiles] of {rounds} rounds. Lean gradients are the ordinary ones, bit for bit, in {same} of "
-        f"{len(measured['cases'])} networks.\n"
+        f"{len(found['cases'])} networks.\n"
     )
